@@ -1,0 +1,1 @@
+//! Small programs, each shows one use of fsrv.
