@@ -1,0 +1,1 @@
+//! A mount point served through `/dev/fuse`.

@@ -1,0 +1,195 @@
+//! Reads and writes: inline what needs no waiting, the rest on the engine.
+
+use std::{
+    io,
+    os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use io_uring::{opcode, types};
+
+use super::{
+    File,
+    engine::{self, Engine},
+    pool, ring,
+    sys::{self, NOWAIT},
+};
+use crate::mem::{Filled, InBuf, OutBuf};
+
+/// Reads from `offset` until `out` is full or the file ends.
+///
+/// Cached data of a buffered file is copied at once. What is not cached, and every O_DIRECT read,
+/// goes to the engine.
+///
+/// # Errors
+/// Those of `preadv2(2)`, when nothing could be read.
+///
+/// # Cancel safety
+/// When the future is dropped, `out` stays alive until the kernel is done with it.
+pub async fn preadv2(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+    loop {
+        let at = offset.saturating_add(out.len() as u64);
+        let step = match read_now(file, &mut out, at) {
+            Some(step) => step,
+            None => {
+                let (step, back) = read_later(file.clone(), out, at).await;
+                out = back?;
+                step
+            }
+        };
+        match step {
+            Ok(n) if n == 0 || out.remaining() == 0 || ends_here(file, at, n) => break,
+            Ok(_) => {}
+            // What was read so far is the answer; the next read meets the error again.
+            Err(_) if !out.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(out.finish())
+}
+
+/// Writes all of `data` at `offset` (at the end, on an O_APPEND file) and returns how much that was:
+/// less than all only when an error followed.
+///
+/// # Errors
+/// Those of `pwritev2(2)`, when nothing could be written.
+///
+/// # Cancel safety
+/// When the future is dropped, `data` stays alive until the kernel is done with it, and the write
+/// still happens.
+pub async fn pwritev2(file: &File, mut data: InBuf, offset: u64) -> io::Result<usize> {
+    let mut written = 0;
+    while !data.is_empty() {
+        let at = offset.saturating_add(written as u64);
+        let step = match write_now(file, &data, at) {
+            Some(step) => step,
+            None => {
+                let (step, back) = write_later(file.clone(), data, at).await;
+                data = back?;
+                step
+            }
+        };
+        match step {
+            Ok(0) => break,
+            Ok(n) => {
+                written += n;
+                data.advance(n);
+            }
+            Err(_) if written > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
+/// An O_DIRECT read that stopped inside a block has met the end, and may not go on from there.
+fn ends_here(file: &File, at: u64, n: usize) -> bool {
+    file.is_direct() && !(at + n as u64).is_multiple_of(512)
+}
+
+/// Reads what needs no waiting; `None` when that is nothing.
+fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>> {
+    if file.is_direct() || !file.nowait_read().load(Ordering::Relaxed) {
+        return None;
+    }
+    unless_it_would_wait(file.nowait_read(), sys::preadv2(file, out, at, NOWAIT))
+}
+
+/// Writes what needs no waiting, or is known to be quick; `None` when that is nothing.
+fn write_now(file: &File, data: &InBuf, at: u64) -> Option<io::Result<usize>> {
+    if file.is_direct() {
+        return None;
+    }
+    if file.nowait_write().load(Ordering::Relaxed) {
+        let result = sys::pwritev2(file, data, at, NOWAIT);
+        if let Some(result) = unless_it_would_wait(file.nowait_write(), result) {
+            return Some(result);
+        }
+    }
+    // The kernel would hand a buffered write that it cannot do at once to a thread of its own, which
+    // costs more than the copy does while pages are to be had.
+    file.write_cost().is_quick().then(|| {
+        engine::count_inline();
+        pool::timed(file.write_cost(), || sys::pwritev2(file, data, at, 0))
+    })
+}
+
+fn unless_it_would_wait(
+    nowait: &AtomicBool,
+    result: io::Result<usize>,
+) -> Option<io::Result<usize>> {
+    match result.as_ref().map_err(io::Error::raw_os_error) {
+        Err(Some(libc::EAGAIN)) => None,
+        Err(Some(libc::EOPNOTSUPP)) => {
+            nowait.store(false, Ordering::Relaxed);
+            None
+        }
+        _ => {
+            engine::count_inline();
+            Some(result)
+        }
+    }
+}
+
+/// One read on the engine. The buffer is lost only with the pool itself.
+async fn read_later(
+    file: File,
+    mut out: OutBuf,
+    at: u64,
+) -> (io::Result<usize>, io::Result<OutBuf>) {
+    match engine::current() {
+        Engine::Uring => {
+            let room = out.raw_rest();
+            let fd = types::Fd(file.as_raw_fd());
+            let entry = opcode::Read::new(fd, room.start.as_ptr(), room.len32()).offset(at).build();
+            // SAFETY: `out` owns the room and `file` the descriptor, and both are given along.
+            let (result, (mut out, _file)) = unsafe { ring::submit((out, file), entry) }.await;
+            let result = result.map(|n| n as usize);
+            if let Ok(n) = result {
+                out.advance(n);
+            }
+            (result, Ok(out))
+        }
+        Engine::Threads => {
+            let read = pool::on_pool(move || {
+                let result = sys::preadv2(&file, &mut out, at, 0);
+                (result, out)
+            });
+            split(read.await)
+        }
+    }
+}
+
+/// One write on the engine. The buffer is lost only with the pool itself.
+async fn write_later(file: File, data: InBuf, at: u64) -> (io::Result<usize>, io::Result<InBuf>) {
+    match engine::current() {
+        Engine::Uring => {
+            let bytes = data.raw();
+            let fd = types::Fd(file.as_raw_fd());
+            let entry =
+                opcode::Write::new(fd, bytes.start.as_ptr(), bytes.len32()).offset(at).build();
+            // SAFETY: `data` owns the bytes and `file` the descriptor, and both are given along.
+            let (result, (data, _file)) = unsafe { ring::submit((data, file), entry) }.await;
+            (result.map(|n| n as usize), Ok(data))
+        }
+        Engine::Threads => {
+            let cost = (!file.is_direct()).then(|| file.write_cost().clone());
+            let write = pool::on_pool(move || {
+                let call = || sys::pwritev2(&file, &data, at, 0);
+                let result = match cost {
+                    Some(cost) => pool::timed(&cost, call),
+                    None => call(),
+                };
+                (result, data)
+            });
+            split(write.await)
+        }
+    }
+}
+
+fn split<B>(done: io::Result<(io::Result<usize>, B)>) -> (io::Result<usize>, io::Result<B>) {
+    match done {
+        Ok((result, buffer)) => (result, Ok(buffer)),
+        Err(lost) => (Ok(0), Err(lost)),
+    }
+}

@@ -1,0 +1,107 @@
+//! Which engine a thread has, and what it did so far.
+
+use std::{
+    cell::{Cell, OnceCell},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// How a thread does what cannot be answered at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Engine {
+    /// The io_uring of the worker's runtime.
+    Uring,
+    /// Tokio's pool of blocking threads.
+    #[default]
+    Threads,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "io_uring",
+            Self::Threads => "threads",
+        })
+    }
+}
+
+/// How many file operations of one worker ran where. The numbers only grow.
+#[derive(Default, Debug)]
+pub struct Counters {
+    inline: AtomicU64,
+    ring: AtomicU64,
+    pool: AtomicU64,
+}
+
+impl Counters {
+    /// Operations answered on the worker's own thread.
+    pub fn inline(&self) -> u64 {
+        self.inline.load(Ordering::Relaxed)
+    }
+
+    /// Operations sent to the io_uring.
+    pub fn ring(&self) -> u64 {
+        self.ring.load(Ordering::Relaxed)
+    }
+
+    /// Operations sent to the pool of threads.
+    pub fn pool(&self) -> u64 {
+        self.pool.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default)]
+struct Local {
+    engine: Cell<Engine>,
+    /// An operation was queued since the last forced park; see [`super::Parker`].
+    unsubmitted: Cell<bool>,
+    counters: OnceCell<Arc<Counters>>,
+}
+
+thread_local! {
+    static LOCAL: Local = Local::default();
+}
+
+/// Makes this thread a worker with `engine`.
+pub(crate) fn enter(engine: Engine) {
+    LOCAL.with(|local| local.engine.set(engine));
+}
+
+/// The counters of this thread.
+pub fn counters() -> Arc<Counters> {
+    LOCAL.with(|local| local.counters.get_or_init(Default::default).clone())
+}
+
+pub(super) fn current() -> Engine {
+    LOCAL.with(|local| local.engine.get())
+}
+
+pub(super) fn count_inline() {
+    count(|counters| &counters.inline);
+}
+
+pub(super) fn count_pool() {
+    count(|counters| &counters.pool);
+}
+
+/// Counts an operation that waits in the submission queue for the runtime to park.
+pub(super) fn count_ring() {
+    count(|counters| &counters.ring);
+    LOCAL.with(|local| local.unsubmitted.set(true));
+}
+
+/// Whether an operation was queued since the last call.
+pub(super) fn take_unsubmitted() -> bool {
+    LOCAL.with(|local| local.unsubmitted.replace(false))
+}
+
+fn count(which: impl FnOnce(&Counters) -> &AtomicU64) {
+    LOCAL.with(|local| {
+        let counter = which(local.counters.get_or_init(Default::default));
+        // One writer: a plain add is enough, and cheaper than an atomic one.
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    });
+}

@@ -1,0 +1,25 @@
+//! File operations as owned futures, behind one module with two engines.
+//!
+//! With [`Engine::Uring`] what cannot be answered at once goes to the worker's io_uring, with
+//! [`Engine::Threads`] to Tokio's pool of blocking threads. Buffers are moved in and come back with
+//! the result. A thread that is no fsrv worker has the engine `Threads`, so that these functions
+//! work in every Tokio program.
+#![expect(unsafe_code, reason = "addresses of owned buffers are handed to the kernel")]
+
+mod cost;
+mod data;
+mod engine;
+mod file;
+mod park;
+mod pool;
+mod ring;
+mod sys;
+
+pub use cost::Cost;
+pub use data::{preadv2, pwritev2};
+pub use engine::{Counters, Engine, counters};
+pub use file::{File, SyncKind, fallocate, fsync};
+pub use park::Parker;
+pub use pool::run;
+
+pub(crate) use engine::enter;

@@ -1,0 +1,56 @@
+//! Blocking calls: inline while they are quick, else on the pool of threads.
+
+use std::{cell::Cell, io, sync::Arc, time::Instant};
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::{Cost, engine};
+
+/// Runs `call` on this thread while calls of its kind are quick, else on the pool.
+///
+/// # Errors
+/// Only when the pool is shutting down or `call` panicked.
+///
+/// # Cancel safety
+/// When the future is dropped, a call on the pool still runs to its end.
+pub async fn run<T: Send + 'static>(
+    cost: &Arc<Cost>,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    if cost.is_quick() {
+        engine::count_inline();
+        return Ok(timed(cost, call));
+    }
+    let cost = Arc::clone(cost);
+    on_pool(move || timed(&cost, call)).await
+}
+
+/// Runs `call` on the pool.
+pub(super) async fn on_pool<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    engine::count_pool();
+    let task = tokio::task::spawn_blocking(move || {
+        leave_the_workers_cpu();
+        call()
+    });
+    task.await.map_err(io::Error::other)
+}
+
+pub(super) fn timed<T>(cost: &Cost, call: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = call();
+    cost.record(start.elapsed());
+    result
+}
+
+/// A new pool thread has inherited the affinity of the worker that started it.
+fn leave_the_workers_cpu() {
+    thread_local!(static LEFT: Cell<bool> = const { Cell::new(false) });
+    if !LEFT.replace(true) {
+        let mut all = CpuSet::new();
+        (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+        // A refusal leaves the thread where it is, which is slower and still right.
+        let _ = sched_setaffinity(None, &all);
+    }
+}

@@ -1,0 +1,34 @@
+//! The system calls of this module, on buffers that own their memory.
+
+use std::{io, os::fd::AsRawFd};
+
+use super::File;
+use crate::mem::{InBuf, OutBuf};
+
+/// `RWF_NOWAIT`: answer only what needs no waiting.
+pub(super) const NOWAIT: i32 = libc::RWF_NOWAIT;
+
+/// One `preadv2` into the rest of `out`. Returns the bytes read, which `out` then counts.
+pub(super) fn preadv2(file: &File, out: &mut OutBuf, at: u64, flags: i32) -> io::Result<usize> {
+    let rest = out.raw_rest();
+    let iov = libc::iovec { iov_base: rest.start.as_ptr().cast(), iov_len: rest.len };
+    // SAFETY: `iov` is room that `out` owns and nobody else looks at during this call.
+    let n = unsafe { libc::preadv2(file.as_raw_fd(), &iov, 1, offset(at)?, flags) };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    out.advance(n);
+    Ok(n)
+}
+
+/// One `pwritev2` of all that is left in `data`. Returns the bytes written; `data` is unchanged.
+pub(super) fn pwritev2(file: &File, data: &InBuf, at: u64, flags: i32) -> io::Result<usize> {
+    let bytes = data.raw();
+    let iov = libc::iovec { iov_base: bytes.start.as_ptr().cast(), iov_len: bytes.len };
+    // SAFETY: `iov` is memory that `data` owns, and the kernel only reads it.
+    let n = unsafe { libc::pwritev2(file.as_raw_fd(), &iov, 1, offset(at)?, flags) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// `offset` as the kernel counts it; more than 2^63 bytes into a file there is nothing.
+fn offset(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}

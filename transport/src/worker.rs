@@ -1,0 +1,117 @@
+//! One OS thread with a current-thread Tokio runtime, pinned to a CPU.
+
+use std::{future::Future, io, thread};
+
+use rustix::{
+    fs::Mode,
+    process::umask,
+    thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity},
+};
+
+use crate::io::{self as file_io, Engine};
+
+/// Entries of a worker's submission queue: what one turn of the loop can queue without a system
+/// call of its own.
+const RING_ENTRIES: u32 = 256;
+
+/// What a worker is.
+pub struct Worker {
+    /// The name of its thread, at most 15 bytes.
+    pub name: String,
+    /// The CPU that it is pinned to.
+    pub cpu: Option<usize>,
+    /// How it does file I/O.
+    pub engine: Engine,
+}
+
+impl Worker {
+    /// Starts the thread. `prepare` runs on it first, before the runtime and its ring exist: what a
+    /// thread inherits, such as capabilities, is settled there for the threads it starts too.
+    ///
+    /// The thread has its own umask of 0, which is not that of the process.
+    ///
+    /// # Errors
+    /// When the thread or its runtime cannot be made. An error of `prepare` or `main` is the result
+    /// of the thread.
+    pub fn spawn<P, M, F>(
+        self,
+        prepare: P,
+        main: M,
+    ) -> io::Result<thread::JoinHandle<io::Result<()>>>
+    where
+        P: FnOnce() -> io::Result<()> + Send + 'static,
+        M: FnOnce() -> F + Send + 'static,
+        F: Future<Output = io::Result<()>>,
+    {
+        thread::Builder::new().name(self.name.clone()).spawn(move || self.run(prepare, main))
+    }
+
+    fn run<F>(
+        self,
+        prepare: impl FnOnce() -> io::Result<()>,
+        main: impl FnOnce() -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
+        if let Some(cpu) = self.cpu {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only)?;
+        }
+        own_umask()?;
+        prepare()?;
+        file_io::enter(self.engine);
+        match self.engine {
+            Engine::Uring => ring_runtime()?.block_on(main()),
+            Engine::Threads => {
+                tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(main())
+            }
+        }
+    }
+}
+
+/// Tries whether this process may use io_uring as a worker does.
+///
+/// # Errors
+/// Why not, as the kernel says it: `PermissionDenied` under many container runtimes.
+pub fn probe_ring() -> io::Result<()> {
+    // On a thread of its own: a runtime must not be made inside another one.
+    thread::scope(|scope| {
+        let probe = scope.spawn(|| ring_runtime().map(|runtime| runtime.block_on(async {})));
+        probe.join().unwrap_or_else(|_| Err(io::Error::other("the io_uring runtime panicked")))
+    })
+}
+
+/// The CPUs that this process may run on.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn cpus() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect())
+}
+
+fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
+    let mut cooperative = tokio_uring::uring_builder();
+    cooperative.setup_coop_taskrun().setup_single_issuer();
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES).uring_builder(&cooperative);
+    tokio_uring::Runtime::new(&builder).or_else(|error| match error.kind() {
+        // Kernels before 6.0 do not know these flags.
+        io::ErrorKind::InvalidInput => {
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
+        }
+        _ => Err(error),
+    })
+}
+
+/// The umask belongs to whoever embeds us: this thread leaves it and has its own.
+#[expect(unsafe_code, reason = "rustix marks every unshare unsafe")]
+fn own_umask() -> io::Result<()> {
+    // SAFETY: only CLONE_FS: this thread's root, working directory and umask become its own, and no
+    // descriptor is closed or shared by that.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+    umask(Mode::empty());
+    Ok(())
+}
