@@ -1,1 +1,39 @@
-fn main() {}
+//! `cargo xtask`: sets up a machine, tests and measures fsrv. Depends on no crate of the workspace.
+
+mod bench;
+mod ci;
+mod fuzz;
+mod lab;
+#[path = "../../server/cli/tests/it/mount.rs"]
+mod mount;
+mod program;
+mod setup;
+mod suites;
+mod tally;
+mod test;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// What a developer of fsrv does, by name.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+enum Task {
+    Setup(setup::Setup),
+    Test(test::Test),
+    Ci(ci::Ci),
+    Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
+    Count(suites::locks::Count),
+}
+
+fn main() -> Result<()> {
+    match Task::parse() {
+        Task::Setup(task) => task.run(),
+        Task::Test(task) => task.run(),
+        Task::Ci(task) => task.run(),
+        Task::Bench(task) => task.run(),
+        Task::Fuzz(task) => task.run(),
+        Task::Count(task) => task.run(),
+    }
+}

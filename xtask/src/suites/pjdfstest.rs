@@ -1,0 +1,176 @@
+//! pjdfstest: what POSIX says of files, call by call.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+use crate::lab::{Lab, Variant, matrix};
+use crate::program;
+use crate::setup;
+use crate::tally::Tally;
+
+/// How many tests pjdfstest 0.2.2 has. Fewer mean that some did not run.
+const TESTS: usize = 398;
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What the tests may expect of a Linux filesystem. The pause is longer than a kernel tick.
+const CONFIG: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+stat_st_birthtime = {}
+utime_now = {}
+utimensat = {}
+[settings]
+naptime = 0.01
+allow_remount = REMOUNT
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["tests", "tests"]]
+"#;
+
+/// How each test ended (`ok`, `FAILED`, `skipped`), and what it said.
+type Outcomes = BTreeMap<String, (String, String)>;
+
+pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
+    let suite = Pjdfstest::prepare(lab)?;
+    let expected = suite.on_native(lab)?;
+    for (name, (outcome, said)) in &expected {
+        if outcome != "ok" {
+            println!("natively {outcome}: {name} {said}");
+        }
+    }
+    let variants = if lab.full { lab.variants() } else { matrix(&["auto"]) };
+    for variant in variants {
+        let outcome = on_mount(lab, &suite, &variant, &expected, tally);
+        tally.count(&format!("[{}] mount and unmount", variant.name()), outcome);
+    }
+    Ok(())
+}
+
+fn on_mount(
+    lab: &Lab,
+    suite: &Pjdfstest,
+    variant: &Variant,
+    expected: &Outcomes,
+    tally: &mut Tally,
+) -> Result<()> {
+    let served = lab.serve(variant)?;
+    let mut outcomes = suite.run(served.path(), Part::InPlace)?;
+    outcomes.extend(suite.run(served.path(), Part::Remounting)?);
+    for (name, (natively, _)) in expected {
+        let (outcome, said) =
+            outcomes.get(name).map_or(("missing", ""), |(outcome, said)| (outcome, said));
+        let same = if outcome == natively {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!("natively {natively}, on the mount {outcome}: {said}"))
+        };
+        tally.count(&format!("[{}] {name}", variant.name()), same);
+    }
+    served.stop()
+}
+
+/// The program, and what it needs beside the directory under test.
+struct Pjdfstest {
+    program: PathBuf,
+    tools: TempDir,
+}
+
+/// Some tests make their filesystem read-only, which must not happen to the machine's disk.
+#[derive(Clone, Copy)]
+enum Part {
+    InPlace,
+    Remounting,
+}
+
+impl Pjdfstest {
+    fn prepare(lab: &Lab) -> Result<Self> {
+        let program = setup::find("pjdfstest").context("pjdfstest is not installed")?;
+        let tools = lab.directory()?;
+        fs::write(tools.path().join("in-place.toml"), CONFIG.replace("REMOUNT", "false"))?;
+        fs::write(tools.path().join("remounting.toml"), CONFIG.replace("REMOUNT", "true"))?;
+
+        // The tests remount by mount(8), which hands FUSE filesystems to a program of libfuse unless told not to.
+        let system = setup::find("mount").context("no mount program")?;
+        let mount = tools.path().join("mount");
+        fs::write(
+            &mount,
+            format!("#!/bin/sh\nexec {} --internal-only \"$@\"\n", system.display()),
+        )?;
+        fs::set_permissions(&mount, Permissions::from_mode(0o755))?;
+        Ok(Self { program, tools })
+    }
+
+    /// The yardstick: the disk, and for the tests that remount a tmpfs of our own.
+    fn on_native(&self, lab: &Lab) -> Result<Outcomes> {
+        let mut outcomes = self.run(lab.directory()?.path(), Part::InPlace)?;
+        let tmpfs = Tmpfs::mount(lab.directory()?)?;
+        outcomes.extend(self.run(tmpfs.0.path(), Part::Remounting)?);
+        if outcomes.len() != TESTS {
+            bail!("pjdfstest ran {} tests, not {TESTS}", outcomes.len());
+        }
+        Ok(outcomes)
+    }
+
+    fn run(&self, dir: &Path, part: Part) -> Result<Outcomes> {
+        let path = format!("{}:{}", self.tools.path().display(), std::env::var("PATH")?);
+        let second = tempfile::tempdir_in("/dev/shm")?;
+        let mut command = Command::new(&self.program);
+        command.arg("--path").arg(dir).arg("--secondary-fs").arg(second.path()).env("PATH", path);
+        match part {
+            Part::InPlace => command.arg("-c").arg(self.tools.path().join("in-place.toml")),
+            Part::Remounting => {
+                command.arg("-c").arg(self.tools.path().join("remounting.toml")).arg("erofs")
+            }
+        };
+        let finished = program::run(&mut command, LIMIT)?;
+        let outcomes = parse(&finished.stdout);
+        if outcomes.is_empty() || !finished.stdout.contains("Summary:") {
+            bail!("pjdfstest ended with {}\n{}", finished.status, finished.quote());
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Reads `chmod::eloop_comp     ok` lines; what a failed test said follows, indented by a tab.
+fn parse(output: &str) -> Outcomes {
+    let mut outcomes = Outcomes::new();
+    let mut last = None;
+    for line in output.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if line.starts_with('\t') {
+            if let Some(said) = last.as_ref().and_then(|name| outcomes.get_mut(name)) {
+                said.1.push_str(line.trim());
+            }
+        } else if let [name, outcome @ ("ok" | "FAILED" | "skipped")] = words[..] {
+            outcomes.insert(name.into(), (outcome.into(), String::new()));
+            last = Some(name.to_string());
+        }
+    }
+    outcomes
+}
+
+/// A filesystem that may be made read-only.
+struct Tmpfs(TempDir);
+
+impl Tmpfs {
+    fn mount(dir: TempDir) -> Result<Self> {
+        mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), c"mode=0755")?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // The directory below goes next, and says so if it cannot.
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
