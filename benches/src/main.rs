@@ -1,1 +1,40 @@
-fn main() {}
+//! Side-by-side runs: the same work on the native directory, on fsrv and on its peers, alternating in one run.
+
+mod backing;
+mod client;
+mod fio;
+mod fuse;
+mod load;
+mod machine;
+mod process;
+mod report;
+mod row;
+mod setup;
+mod subject;
+mod undo;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure mount points
+    Fuse(fuse::Options),
+    /// One load, in a process of its own; prints a line `STEP OPERATIONS VALUE SERVER_CPU_SECONDS` a step
+    #[command(hide = true, subcommand)]
+    Load(load::Load),
+}
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        Command::Fuse(options) => fuse::run(&options),
+        Command::Load(load) => load.run(),
+    }
+}

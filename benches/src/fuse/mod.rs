@@ -1,0 +1,188 @@
+//! Measures mount points. Within a repetition the subjects take turns, and the first turn rotates, so that what the machine
+//! does meanwhile hits all alike.
+
+mod phase;
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::backing::Scratch;
+use crate::machine::{self, HaltPoll};
+use crate::report::{self, Results};
+use crate::row::{self, Row};
+use crate::setup;
+use crate::subject::{Inodes, Subject};
+use crate::undo;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Rows or groups of rows (data, small, tail, memory; tmpfs, ext4); all if absent
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    #[arg(long, value_delimiter = ',', default_value = "native,fsrv,fbrs,bindfs")]
+    peers: Vec<String>,
+    /// Another peer, in the foreground: name=command with {dir} {mnt}
+    #[arg(long = "peer", value_name = "NAME=COMMAND")]
+    commands: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    repeat: usize,
+    /// An fsrv that is built already
+    #[arg(long, value_name = "PATH")]
+    fsrv: Option<PathBuf>,
+    /// What `fsrv serve` is told besides the directory and the mount point
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "--cache always --allow-direct-io",
+        allow_hyphen_values = true
+    )]
+    fsrv_args: String,
+    /// How long an idle CPU polls before it halts; both measures latency rows twice
+    #[arg(long, value_enum, default_value = "both")]
+    halt_poll: HaltPolling,
+    /// The time of a data row or a row of hot lookups
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// Small files
+    #[arg(long, default_value_t = 5000)]
+    files: usize,
+    /// Files that are looked up to measure the memory of an inode
+    #[arg(long, default_value_t = 1_000_000)]
+    inodes: usize,
+    /// The size of the files of the data rows
+    #[arg(long, default_value_t = 256)]
+    data_mib: u64,
+    /// The size of the files whose unlink is slow
+    #[arg(long, default_value_t = 1024)]
+    unlink_mib: u64,
+    /// On the disk to measure; O_DIRECT must work there
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    scratch: PathBuf,
+    /// Where the tables go, besides standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HaltPolling {
+    #[value(name = "0")]
+    Off,
+    #[value(name = "200000")]
+    On,
+    Both,
+}
+
+/// One run over its rows.
+struct Run<'a> {
+    options: &'a Options,
+    rows: &'a [Row],
+    subjects: &'a [Subject],
+    scratch: &'a Scratch,
+    program: PathBuf,
+    results: Results,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "only root can mount and set halt polling: run this as root"
+    );
+    undo::on_signals()?;
+    let rows = row::select(&options.rows)?;
+    setup::programs(&rows)?;
+    let mut subjects =
+        setup::subjects(&options.peers, options.fsrv.as_deref(), &options.fsrv_args)?;
+    for command in &options.commands {
+        subjects.push(Subject::parse(command)?);
+    }
+    let scratch = Scratch::new(&options.scratch)?;
+    start_each_once(&subjects, &scratch)?;
+
+    let mut text = introduction(options, &subjects, &scratch);
+    for setting in settings(options.halt_poll) {
+        let _halt_poll = setting.map(HaltPoll::set).transpose()?;
+        // A row that no wake-up decides is measured once.
+        let all = options.halt_poll != HaltPolling::Both || setting != Some(200_000);
+        let rows: Vec<Row> =
+            row::select(&options.rows)?.into_iter().filter(|row| all || row.latency).collect();
+        let program = env::current_exe()?;
+        let run = Run {
+            options,
+            rows: &rows,
+            subjects: &subjects,
+            scratch: &scratch,
+            program,
+            results: Results::default(),
+        };
+        let results = run.measure()?;
+        text.push_str(&section(setting, &results, &rows, &subjects));
+    }
+    print!("{text}");
+    if let Some(path) = &options.out {
+        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A subject that does not start must not be found out after half an hour.
+fn start_each_once(subjects: &[Subject], scratch: &Scratch) -> Result<()> {
+    let dir = scratch.dir("probe")?;
+    for subject in subjects {
+        subject.start(&dir, scratch, Inodes::Default)?;
+    }
+    Ok(())
+}
+
+fn settings(halt_poll: HaltPolling) -> Vec<Option<u32>> {
+    if !HaltPoll::available() {
+        eprintln!("this machine has no halt polling to set: latency rows are measured once");
+        return vec![None];
+    }
+    match halt_poll {
+        HaltPolling::Off => vec![Some(0)],
+        HaltPolling::On => vec![Some(200_000)],
+        HaltPolling::Both => vec![Some(0), Some(200_000)],
+    }
+}
+
+fn introduction(options: &Options, subjects: &[Subject], scratch: &Scratch) -> String {
+    let mut text = format!("{}\n\n", machine::describe(scratch.path()));
+    for subject in subjects {
+        if let Some(command) = subject.describe() {
+            let _ = writeln!(text, "- {}: `{command}`", subject.name);
+        }
+    }
+    let versions = setup::versions(subjects);
+    if !versions.is_empty() {
+        let _ = writeln!(text, "\n{versions}.");
+    }
+    let _ = writeln!(
+        text,
+        "\nMedian of {} repetitions, ± half the range, in brackets the ratio to the native directory. {} small files, {} s a data row.",
+        options.repeat, options.files, options.seconds
+    );
+    text
+}
+
+fn section(setting: Option<u32>, results: &Results, rows: &[Row], subjects: &[Subject]) -> String {
+    let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
+    let title = match setting {
+        Some(0) => "Halt polling 0".to_owned(),
+        Some(nanoseconds) => format!("Halt polling {nanoseconds}"),
+        None => "Halt polling not to be set here".to_owned(),
+    };
+    let mut text = format!("\n### {title}\n\n{}", report::measurements(results, rows, &names));
+    if let Some(cpu) = report::cpu(results, rows, &names) {
+        let _ = write!(text, "\n{cpu}");
+    }
+    let failures = report::failures(results);
+    if !failures.is_empty() {
+        let _ = write!(text, "\nFailed:\n{failures}");
+    }
+    text
+}

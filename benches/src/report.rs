@@ -1,0 +1,218 @@
+//! The tables, in Markdown.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::load::Sample;
+use crate::row::{Row, Unit};
+
+/// Everything that one setting of the machine gave.
+#[derive(Default)]
+pub(crate) struct Results {
+    cells: BTreeMap<(String, String), Vec<Sample>>,
+    failures: BTreeMap<(String, String), String>,
+}
+
+impl Results {
+    pub(crate) fn add(&mut self, row: &str, subject: &str, sample: Sample) {
+        self.cells.entry((row.to_owned(), subject.to_owned())).or_default().push(sample);
+    }
+
+    /// Keeps the first reason.
+    pub(crate) fn fail(&mut self, row: &str, subject: &str, reason: String) {
+        self.failures.entry((row.to_owned(), subject.to_owned())).or_insert(reason);
+    }
+
+    fn samples(&self, row: &Row, subject: &str) -> &[Sample] {
+        self.cells.get(&(row.key.clone(), subject.to_owned())).map_or(&[], Vec::as_slice)
+    }
+
+    fn median(&self, row: &Row, subject: &str) -> Option<f64> {
+        let mut values: Vec<f64> =
+            self.samples(row, subject).iter().map(|sample| sample.value).collect();
+        values.sort_by(f64::total_cmp);
+        let upper = *values.get(values.len() / 2)?;
+        let lower = values[(values.len() - 1) / 2];
+        Some(f64::midpoint(lower, upper))
+    }
+
+    /// Half the way from the least to the greatest, as a part of the median.
+    fn spread(&self, row: &Row, subject: &str) -> Option<f64> {
+        let median = self.median(row, subject)?;
+        let values = self.samples(row, subject).iter().map(|sample| sample.value);
+        let (least, greatest) = values.fold((f64::MAX, f64::MIN), |(least, greatest), value| {
+            (least.min(value), greatest.max(value))
+        });
+        Some((greatest - least) / 2.0 / median)
+    }
+
+    /// Microseconds of the server's processor time an operation, over all repetitions: one is too short for the clock.
+    fn cpu_microseconds(&self, row: &Row, subject: &str) -> Option<f64> {
+        let samples = self.samples(row, subject);
+        let seconds: Option<f64> = samples.iter().map(|sample| sample.cpu_seconds).sum();
+        let operations: f64 = samples.iter().map(|sample| sample.operations).sum();
+        seconds.filter(|_| operations > 0.0).map(|seconds| seconds * 1e6 / operations)
+    }
+}
+
+/// The measurements, with the ratio to the native directory in brackets, and fsrv's to the best peer in the last column.
+pub(crate) fn measurements(results: &Results, rows: &[Row], subjects: &[&str]) -> String {
+    let compared = subjects.contains(&"fsrv") && subjects.iter().any(|subject| is_peer(subject));
+    let mut heads = vec!["work", "unit"];
+    heads.extend(subjects);
+    if compared {
+        heads.push("fsrv to best peer");
+    }
+    let mut table = head(&heads);
+    for row in rows {
+        let native = results.median(row, "native");
+        let mut cells = vec![row.title.clone(), row.unit.name().to_owned()];
+        cells.extend(subjects.iter().map(|subject| cell(results, row, subject, native)));
+        if compared {
+            cells.push(to_best_peer(results, row, subjects).unwrap_or_default());
+        }
+        line(&mut table, &cells);
+    }
+    table
+}
+
+/// The servers' processor time an operation.
+pub(crate) fn cpu(results: &Results, rows: &[Row], subjects: &[&str]) -> Option<String> {
+    let servers: Vec<&str> =
+        subjects.iter().copied().filter(|subject| *subject != "native").collect();
+    let mut heads = vec!["server CPU, us an operation"];
+    heads.extend(&servers);
+    let mut table = head(&heads);
+    let mut any = false;
+    for row in rows {
+        let times: Vec<Option<f64>> =
+            servers.iter().map(|server| results.cpu_microseconds(row, server)).collect();
+        if times.iter().any(Option::is_some) {
+            any = true;
+            let mut cells = vec![row.title.clone()];
+            cells.extend(
+                times.iter().map(|time| time.map_or_else(String::new, |time| format!("{time:.1}"))),
+            );
+            line(&mut table, &cells);
+        }
+    }
+    any.then_some(table)
+}
+
+/// A line for each row that a subject failed.
+pub(crate) fn failures(results: &Results) -> String {
+    results.failures.iter().fold(String::new(), |mut text, ((row, subject), reason)| {
+        let _ = writeln!(text, "- {subject}, {row}: {reason}");
+        text
+    })
+}
+
+fn is_peer(subject: &str) -> bool {
+    subject != "native" && subject != "fsrv"
+}
+
+fn cell(results: &Results, row: &Row, subject: &str, native: Option<f64>) -> String {
+    let key = (row.key.clone(), subject.to_owned());
+    let (Some(median), Some(spread)) = (results.median(row, subject), results.spread(row, subject))
+    else {
+        return if results.failures.contains_key(&key) { "failed".into() } else { "-".into() };
+    };
+    let mut text = number(median, row.unit);
+    if results.samples(row, subject).len() > 1 {
+        let _ = write!(text, " ±{:.0}%", spread * 100.0);
+    }
+    if let Some(native) = native.filter(|_| subject != "native") {
+        let _ = write!(text, " ({:.2})", median / native);
+    }
+    if results.failures.contains_key(&key) {
+        text.push_str(", then failed");
+    }
+    text
+}
+
+fn to_best_peer(results: &Results, row: &Row, subjects: &[&str]) -> Option<String> {
+    let fsrv = results.median(row, "fsrv")?;
+    let peers = subjects
+        .iter()
+        .filter(|subject| is_peer(subject))
+        .filter_map(|peer| results.median(row, peer));
+    let best =
+        if row.unit.more_is_better() { peers.reduce(f64::max) } else { peers.reduce(f64::min) };
+    Some(format!("{:.2}", fsrv / best?))
+}
+
+fn number(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::PerSecond | Unit::MibPerSecond | Unit::Bytes => format!("{value:.0}"),
+        Unit::Microseconds | Unit::Mib => format!("{value:.1}"),
+    }
+}
+
+fn head(cells: &[&str]) -> String {
+    let mut table = String::new();
+    line(&mut table, cells);
+    table.push_str(&"|---".repeat(cells.len()));
+    table.push_str("|\n");
+    table
+}
+
+fn line<S: AsRef<str>>(table: &mut String, cells: &[S]) {
+    for cell in cells {
+        let _ = write!(table, "| {} ", cell.as_ref());
+    }
+    table.push_str("|\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row;
+
+    fn results(values: &[(&str, f64)]) -> Results {
+        let mut results = Results::default();
+        for (subject, value) in values {
+            let sample = Sample { value: *value, operations: 100.0, cpu_seconds: Some(0.001) };
+            results.add("randread", subject, sample);
+        }
+        results
+    }
+
+    fn randread() -> Vec<Row> {
+        row::select(&["randread".to_owned()])
+            .unwrap()
+            .into_iter()
+            .filter(|row| row.key == "randread")
+            .collect()
+    }
+
+    #[test]
+    fn a_cell_holds_median_spread_and_ratio_to_native() {
+        let results = results(&[("native", 100.0), ("fbrs", 40.0), ("fbrs", 50.0), ("fbrs", 60.0)]);
+        assert!(
+            measurements(&results, &randread(), &["native", "fbrs"]).contains("| 50 ±20% (0.50) |")
+        );
+    }
+
+    #[test]
+    fn fsrv_is_compared_with_the_best_peer_and_not_with_native() {
+        let results =
+            results(&[("native", 100.0), ("fsrv", 60.0), ("fbrs", 40.0), ("bindfs", 20.0)]);
+        assert!(
+            measurements(&results, &randread(), &["native", "fsrv", "fbrs", "bindfs"])
+                .ends_with("| 1.50 |\n")
+        );
+    }
+
+    #[test]
+    fn processor_time_is_a_mean_over_repetitions() {
+        let results = results(&[("fbrs", 1.0), ("fbrs", 1.0)]);
+        assert!(cpu(&results, &randread(), &["fbrs"]).unwrap().contains("| 10.0 |"));
+    }
+
+    #[test]
+    fn a_failure_shows_in_its_cell() {
+        let mut results = results(&[("native", 1.0)]);
+        results.fail("randread", "fbrs", "no".into());
+        assert!(measurements(&results, &randread(), &["native", "fbrs"]).contains("| failed |"));
+    }
+}
