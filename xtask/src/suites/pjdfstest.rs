@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
@@ -18,6 +18,9 @@ use crate::tally::Tally;
 
 /// How many tests pjdfstest 0.2.2 has. Fewer mean that some did not run.
 const TESTS: usize = 398;
+
+/// Asks pathconf(3) for LINK_MAX, which the C library answers by the filesystem's magic number: it knows no FUSE.
+const SKIPPED_ON_FUSE: &str = "link::link_count_max";
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -68,12 +71,14 @@ fn on_mount(
     for (name, (natively, _)) in expected {
         let (outcome, said) =
             outcomes.get(name).map_or(("missing", ""), |(outcome, said)| (outcome, said));
-        let same = if outcome == natively {
-            Ok(())
+        let name = format!("[{}] {name}", variant.name());
+        if outcome == natively {
+            tally.passed += 1;
+        } else if name.ends_with(SKIPPED_ON_FUSE) && outcome == "skipped" {
+            tally.skipped += 1;
         } else {
-            Err(anyhow::anyhow!("natively {natively}, on the mount {outcome}: {said}"))
-        };
-        tally.count(&format!("[{}] {name}", variant.name()), same);
+            tally.count(&name, Err(anyhow!("natively {natively}, on the mount {outcome}: {said}")));
+        }
     }
     served.stop()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::yardstick::{Case, compare};
+use super::yardstick::{Case, compare, same};
 use crate::lab::Lab;
 use crate::program;
 use crate::tally::Tally;
@@ -24,10 +24,11 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     make_repository(&repository)?;
     tree::make(&made.path().join("tree"))?;
     pack(&made.path().join("tree"), &archive)?;
+    let original = tree::describe(&made.path().join("tree"))?;
 
     let cases = [
         Case::new("git clone, gc, fsck", move |dir: &Path| git(dir, &repository)),
-        Case::new("tar in and out", move |dir: &Path| tar(dir, &archive)),
+        Case::new("tar in and out", move |dir: &Path| tar(dir, &archive, &original)),
         Case::new("sqlite, WAL, two processes", sqlite),
         Case::new("cargo build", cargo),
     ];
@@ -87,7 +88,7 @@ fn make_repository(path: &Path) -> Result<()> {
 }
 
 /// Unpacks, packs again and compares: bytes and metadata are both in the archive.
-fn tar(dir: &Path, archive: &Path) -> Result<String> {
+fn tar(dir: &Path, archive: &Path, original: &str) -> Result<String> {
     let (tree, again) = (dir.join("tree"), tempfile::NamedTempFile::new()?);
     fs::create_dir(&tree)?;
     let mut command = Command::new("tar");
@@ -102,11 +103,11 @@ fn tar(dir: &Path, archive: &Path) -> Result<String> {
     command.arg("--preserve-permissions").arg("-C").arg(&tree).arg("-f").arg(archive);
     program::check(&mut command, LIMIT)?;
 
-    let described = tree::describe(&tree)?;
+    same(original, &tree::describe(&tree)?)?;
     pack(&tree, again.path())?;
     program::check(Command::new("cmp").arg(archive).arg(again.path()), LIMIT)?;
     fs::remove_dir_all(&tree)?;
-    Ok(described)
+    Ok(String::from("the same bytes and metadata"))
 }
 
 fn pack(tree: &Path, archive: &Path) -> Result<()> {
@@ -129,7 +130,12 @@ fn pack(tree: &Path, archive: &Path) -> Result<()> {
 fn sqlite(dir: &Path) -> Result<String> {
     const ROWS: usize = 300;
     let database = dir.join("database");
-    let sqlite = |sql: &str| program::check(Command::new("sqlite3").arg(&database).arg(sql), LIMIT);
+    let sqlite = |sql: &str| {
+        program::check(
+            Command::new("sqlite3").args(["-cmd", ".timeout 60000"]).arg(&database).arg(sql),
+            LIMIT,
+        )
+    };
     let mode =
         sqlite("PRAGMA journal_mode=WAL; CREATE TABLE numbers (writer TEXT, number INTEGER);")?;
 
@@ -137,7 +143,7 @@ fn sqlite(dir: &Path) -> Result<String> {
         let rows: String = (0..ROWS)
             .map(|row| format!("INSERT INTO numbers VALUES ('{writer}', {row});\n"))
             .collect();
-        sqlite(&format!(".timeout 60000\n{rows}"))
+        sqlite(&rows)
     };
     let (first, second) = std::thread::scope(|scope| {
         let first = scope.spawn(|| insert("first"));

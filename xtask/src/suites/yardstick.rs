@@ -72,15 +72,19 @@ fn observe(case: &Case, parent: &Path) -> Result<String> {
     (case.run)(dir.path())
 }
 
-fn same(native: &str, mounted: &str) -> Result<()> {
-    if native == mounted {
+/// Fails with the first line that differs.
+pub(crate) fn same(expected: &str, got: &str) -> Result<()> {
+    if expected == got {
         return Ok(());
     }
-    let (mut natives, mut mounteds) = (native.lines(), mounted.lines());
+    let (mut natives, mut mounteds) = (expected.lines(), got.lines());
     loop {
-        let (expected, got) = (natives.next(), mounteds.next());
-        if expected != got {
-            bail!("natively {:?}, on the mount {:?}", expected.unwrap_or(""), got.unwrap_or(""));
+        let (native, mounted) = (natives.next(), mounteds.next());
+        if native != mounted {
+            bail!("natively {:?}, on the mount {:?}", native.unwrap_or(""), mounted.unwrap_or(""));
+        }
+        if native.is_none() {
+            bail!("the line ends differ");
         }
     }
 }
