@@ -13,6 +13,8 @@ mod setup;
 mod subject;
 mod undo;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -32,7 +34,17 @@ enum Command {
     Load(load::Load),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Args::parse().command {
         Command::Fuse(options) => fuse::run(&options),
         Command::Load(load) => load.run(),

@@ -23,6 +23,10 @@ impl Results {
         self.failures.entry((row.to_owned(), subject.to_owned())).or_insert(reason);
     }
 
+    pub(crate) fn has_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
     fn samples(&self, row: &Row, subject: &str) -> &[Sample] {
         self.cells.get(&(row.key.clone(), subject.to_owned())).map_or(&[], Vec::as_slice)
     }
@@ -131,6 +135,9 @@ fn cell(results: &Results, row: &Row, subject: &str, native: Option<f64>) -> Str
 }
 
 fn to_best_peer(results: &Results, row: &Row, subjects: &[&str]) -> Option<String> {
+    if row.peers_do_less {
+        return None;
+    }
     let fsrv = results.median(row, "fsrv")?;
     let peers = subjects
         .iter()

@@ -93,10 +93,11 @@ impl Subject {
             .spawn()
             .with_context(|| format!("cannot start {}", self.name))?;
 
-        let mut running = Running::guard(mountpoint, child)?;
+        let running = Running::guard(mountpoint, child)?;
         running.wait_for_mount().with_context(|| {
             let output = fs::read_to_string(&log).unwrap_or_default();
-            format!("{} did not mount: {}", self.name, output.trim().replace('\n', "; "))
+            let output = output.trim().replace('\n', "; ");
+            format!("{} did not mount and printed {output:?}", self.name)
         })?;
         Ok(running)
     }
@@ -129,7 +130,7 @@ impl Running {
         Ok(Running { root, pid: Some(pid), pidfd: Some(pidfd), _undo: Some(undo) })
     }
 
-    fn wait_for_mount(&mut self) -> Result<()> {
+    fn wait_for_mount(&self) -> Result<()> {
         let start = Instant::now();
         while !is_mounted(&self.root)? {
             ensure!(!self.has_ended(), "it ended");

@@ -104,6 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     start_each_once(&subjects, &scratch)?;
 
     let mut text = introduction(options, &subjects, &scratch);
+    let mut failed = false;
     for setting in settings(options.halt_poll) {
         let _halt_poll = setting.map(HaltPoll::set).transpose()?;
         // A row that no wake-up decides is measured once.
@@ -120,12 +121,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             results: Results::default(),
         };
         let results = run.measure()?;
+        failed |= results.has_failures();
         text.push_str(&section(setting, &results, &rows, &subjects));
     }
     print!("{text}");
     if let Some(path) = &options.out {
         fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    ensure!(!failed, "rows failed: they are listed below the tables");
     Ok(())
 }
 

@@ -92,8 +92,9 @@ impl<'a> Run<'a> {
                     Backing::Tmpfs => Mount::tmpfs(self.scratch)?,
                     Backing::Ext4 => Mount::ext4(self.scratch)?,
                 };
-                let running = subject.start(&mount.path, self.scratch, Inodes::Default)?;
-                let samples = self.small_steps(&rows, &running);
+                let samples = subject
+                    .start(&mount.path, self.scratch, Inodes::Default)
+                    .and_then(|running| self.small_steps(&rows, &running));
                 for row in &rows {
                     let sample = match &samples {
                         Ok(samples) => find(samples, step_of(row)),
@@ -135,18 +136,20 @@ impl<'a> Run<'a> {
         for repetition in 0..self.options.repeat {
             for at in self.turns(repetition) {
                 let subject = &self.subjects[at];
-                let running = subject.start(&dir, self.scratch, Inodes::Default)?;
                 for row in &rows {
-                    let beside = match row.key.as_str() {
-                        "tail-cold" => vec![
-                            "--cold".to_owned(),
-                            text(&running.root.join("cold")),
-                            "--cold-native".to_owned(),
-                            text(&cold),
-                        ],
-                        _ => Vec::new(),
-                    };
-                    let sample = self.tail(&beside, self.options.seconds, &running);
+                    let sample =
+                        subject.start(&dir, self.scratch, Inodes::Default).and_then(|running| {
+                            let beside = match row.key.as_str() {
+                                "tail-cold" => vec![
+                                    "--cold".to_owned(),
+                                    text(&running.root.join("cold")),
+                                    "--cold-native".to_owned(),
+                                    text(&cold),
+                                ],
+                                _ => Vec::new(),
+                            };
+                            self.tail(&beside, self.options.seconds, &running)
+                        });
                     self.record(row, subject, sample);
                 }
             }
@@ -171,15 +174,16 @@ impl<'a> Run<'a> {
                         self.options.unlink_mib,
                     )?;
                 }
-                let running = subject.start(&mount.path, self.scratch, Inodes::Default)?;
-                let files: Vec<String> = (0..SLOW_UNLINKS)
-                    .map(|number| text(&running.root.join(format!("large{number}"))))
-                    .collect();
-                let sample = self.tail(
-                    &["--unlink".to_owned(), files.join(",")],
-                    UNLINK_LIMIT_SECONDS,
-                    &running,
-                );
+                let sample =
+                    subject.start(&mount.path, self.scratch, Inodes::Default).and_then(|running| {
+                        let large = |number| text(&running.root.join(format!("large{number}")));
+                        let files: Vec<String> = (0..SLOW_UNLINKS).map(large).collect();
+                        self.tail(
+                            &["--unlink".to_owned(), files.join(",")],
+                            UNLINK_LIMIT_SECONDS,
+                            &running,
+                        )
+                    });
                 self.record(row, subject, sample);
             }
         }
