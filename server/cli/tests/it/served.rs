@@ -1,0 +1,57 @@
+//! A directory on the disk, and the server's view of it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::mount::Mount;
+
+/// The server built for this test run.
+pub(crate) const FSRV: &str = env!("CARGO_BIN_EXE_fsrv");
+
+/// On a disk, unlike /tmp on many machines, and reachable for the users that tests become.
+const SCRATCH: &str = "/var/tmp";
+
+/// How the server is started for the tests that run in both corners of the matrix.
+pub(crate) const URING_PREFER: [&str; 4] =
+    ["--io-engine", "uring", "--inode-file-handles", "prefer"];
+pub(crate) const THREADS_NEVER: [&str; 4] =
+    ["--io-engine", "threads", "--inode-file-handles", "never"];
+
+/// A served directory. The fields are dropped in this order.
+pub(crate) struct Served {
+    mount: Mount,
+    mountpoint: TempDir,
+    dir: TempDir,
+}
+
+impl Served {
+    pub(crate) fn new(args: &[&str]) -> Self {
+        let (dir, mountpoint) = (directory(), directory());
+        let mount = Mount::serve(Path::new(FSRV), dir.path(), mountpoint.path(), args);
+        Self { mount: mount.expect("a mounted server"), mountpoint, dir }
+    }
+
+    /// As a client sees it.
+    pub(crate) fn mounted(&self) -> &Path {
+        self.mountpoint.path()
+    }
+
+    /// As the server sees it.
+    pub(crate) fn backing(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn stop(self) {
+        self.mount.stop().expect("a clean unmount");
+    }
+}
+
+/// A new directory, open to every user.
+pub(crate) fn directory() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("fsrv-").tempdir_in(SCRATCH).expect("a directory");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("an open directory");
+    dir
+}
