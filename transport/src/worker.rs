@@ -3,9 +3,7 @@
 use std::{future::Future, io, thread};
 
 use rustix::{
-    fs::Mode,
-    process::umask,
-    thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
 use crate::io::{self as file_io, Engine};
@@ -59,7 +57,7 @@ impl Worker {
             only.set(cpu);
             sched_setaffinity(None, &only)?;
         }
-        own_umask()?;
+        file_io::own_umask()?;
         prepare()?;
         file_io::enter(self.engine);
         match self.engine {
@@ -104,14 +102,4 @@ fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
         }
         _ => Err(error),
     })
-}
-
-/// The umask belongs to whoever embeds us: this thread leaves it and has its own.
-#[expect(unsafe_code, reason = "rustix marks every unshare unsafe")]
-fn own_umask() -> io::Result<()> {
-    // SAFETY: only CLONE_FS: this thread's root, working directory and umask become its own, and no
-    // descriptor is closed or shared by that.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
-    umask(Mode::empty());
-    Ok(())
 }

@@ -23,3 +23,4 @@ pub use park::Parker;
 pub use pool::run;
 
 pub(crate) use engine::enter;
+pub(crate) use sys::own_umask;

@@ -2,6 +2,12 @@
 
 use std::{io, os::fd::AsRawFd};
 
+use rustix::{
+    fs::Mode,
+    process::umask,
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
 use super::File;
 use crate::mem::{InBuf, OutBuf};
 
@@ -31,4 +37,13 @@ pub(super) fn pwritev2(file: &File, data: &InBuf, at: u64, flags: i32) -> io::Re
 /// `offset` as the kernel counts it; more than 2^63 bytes into a file there is nothing.
 fn offset(offset: u64) -> io::Result<i64> {
     i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Gives this thread a umask of its own, 0: that of the process belongs to whoever embeds us.
+pub(crate) fn own_umask() -> io::Result<()> {
+    // SAFETY: with CLONE_FS alone, this thread gets its own root, working directory and umask, and no
+    // descriptor is closed or shared.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    umask(Mode::empty());
+    Ok(())
 }

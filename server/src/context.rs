@@ -1,0 +1,131 @@
+//! What a request knows of its caller, and whether the caller still waits.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Poll,
+};
+
+use futures::task::AtomicWaker;
+
+use crate::{
+    errno::{Errno, Result},
+    op::Opcode,
+};
+
+/// Who asks, and whether they still wait for the answer.
+pub struct Context {
+    /// The request's number, unique among those in flight.
+    pub unique: u64,
+    /// What is asked for.
+    pub opcode: Opcode,
+    /// The caller's user, in the client's numbers.
+    pub uid: u32,
+    /// The caller's group.
+    pub gid: u32,
+    /// The caller's process, 0 when it has no number here.
+    pub pid: u32,
+    /// The group of the parent directory when the caller is in it: of the caller's further groups it
+    /// is the one that matters for creation.
+    pub group: Option<u32>,
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) parking: Rc<Parking>,
+}
+
+impl Context {
+    /// Whether the client sent INTERRUPT for this request, or is gone.
+    pub fn is_interrupted(&self) -> bool {
+        self.flight.is_interrupted(self.unique)
+    }
+
+    /// Resolves when the client sends INTERRUPT for this request, or is gone. A request that ends for
+    /// this reason answers EINTR.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn interrupted(&self) {
+        poll_fn(|cx| {
+            self.flight.waker.register(cx.waker());
+            if self.is_interrupted() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Takes the request out of those that the worker bounds for its own sake, as long as the result
+    /// lives: called before waiting for something that only a client can bring about, such as an
+    /// unlock. Otherwise waiters would fill the worker, and the unlock would not be received.
+    ///
+    /// # Errors
+    /// ENOLCK when too many wait already.
+    pub fn park(&self) -> Result<Parked> {
+        let parking = &self.parking;
+        if parking.parked.get() >= parking.limit {
+            return Err(Errno::ENOLCK);
+        }
+        parking.parked.set(parking.parked.get() + 1);
+        Ok(Parked(parking.clone()))
+    }
+}
+
+/// A request that waits for a client; see [`Context::park`].
+#[must_use]
+pub struct Parked(Rc<Parking>);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.parked.set(self.0.parked.get() - 1);
+    }
+}
+
+/// How many requests of one worker wait for a client.
+pub(crate) struct Parking {
+    pub(crate) parked: Cell<usize>,
+    pub(crate) limit: usize,
+}
+
+/// The place of one request in flight, as other threads see it.
+#[derive(Default)]
+pub(crate) struct Flight {
+    /// The request, 0 for none: kernels do not number one so.
+    unique: AtomicU64,
+    /// The request that was interrupted last.
+    interrupted: AtomicU64,
+    /// The client is gone.
+    ended: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Flight {
+    pub(crate) fn begin(&self, unique: u64) {
+        self.unique.store(unique, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end(&self) {
+        self.unique.store(0, Ordering::SeqCst);
+    }
+
+    /// Interrupts request `unique` if it is the one here.
+    pub(crate) fn interrupt(&self, unique: u64) -> bool {
+        let here = unique != 0 && self.unique.load(Ordering::SeqCst) == unique;
+        if here {
+            self.interrupted.store(unique, Ordering::SeqCst);
+            self.waker.wake();
+        }
+        here
+    }
+
+    /// Interrupts whatever request is here, now or later.
+    pub(crate) fn close(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    fn is_interrupted(&self, unique: u64) -> bool {
+        self.interrupted.load(Ordering::SeqCst) == unique || self.ended.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,5 @@
+//! Layers: a filesystem around another one.
+
+mod read_only;
+
+pub use read_only::ReadOnly;

@@ -1,0 +1,469 @@
+//! One session: what was settled with the client, the requests in flight, and how one is answered.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use fsrv_transport::{
+    Completion, Config, Message, Notifier,
+    io::{self as file_io, Counters},
+    mem::{InBuf, OutBuf},
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::{
+    abi::*,
+    context::{Context, Flight, Parking},
+    errno::{Errno, Result},
+    fs::FileSystem,
+    init::{self, Init, Limits},
+    notify::{Client, reply_header},
+    op::{Answer, Args, Encode, Extensions, Fixed, Grant, Opcode, Operation, Release, ReleaseDir},
+    stats::{Requests, SessionStats},
+    types::NodeId,
+};
+
+/// The most requests that may wait for a client on one worker.
+const PARKED_MAX: usize = 1024;
+
+/// The most interrupts remembered for requests that another worker has not begun yet.
+const EARLY_MAX: usize = 64;
+
+/// The most bytes of arguments, data not counted: the largest attribute with its name, and more
+/// than any other request has.
+const ARGS_MAX: usize = 128 << 10;
+
+/// Argument buffers above this size are not kept.
+const ARGS_KEEP: usize = 8 << 10;
+
+/// A filesystem and its client.
+pub struct Session<F> {
+    fs: F,
+    limits: Limits,
+    begun: AtomicBool,
+    /// The client sends the short form of SETXATTR.
+    setxattr_compat: AtomicBool,
+    workers: Mutex<Vec<Arc<Worker>>>,
+    /// What workers that are gone have done.
+    past: Mutex<SessionStats>,
+    early: EarlyInterrupts,
+    malformed: AtomicU64,
+}
+
+/// One worker, as the session sees it.
+pub(crate) struct Worker {
+    flights: Mutex<Vec<Arc<Flight>>>,
+    requests: Requests,
+    io: Arc<Counters>,
+    in_flight: AtomicU64,
+}
+
+/// One worker, as its own thread sees it.
+pub(crate) struct Local {
+    shared: Arc<Worker>,
+    notifier: Option<Arc<dyn Notifier>>,
+    pub(crate) parking: Rc<Parking>,
+    /// Buffers for arguments, to be used again.
+    args: RefCell<Vec<Vec<u8>>>,
+    closed: Cell<bool>,
+}
+
+/// A request of the filesystem, its arguments copied, waiting for a place.
+pub(crate) struct Request<C> {
+    opcode: Opcode,
+    header: fuse_in_header,
+    args: Vec<u8>,
+    data: InBuf,
+    output: OutBuf,
+    completion: C,
+}
+
+impl<F: FileSystem> Session<F> {
+    /// A session that has no client yet.
+    pub fn new(fs: F, limits: Limits) -> Self {
+        Self {
+            fs,
+            limits,
+            begun: AtomicBool::new(false),
+            setxattr_compat: AtomicBool::new(false),
+            workers: Mutex::default(),
+            past: Mutex::default(),
+            early: EarlyInterrupts::default(),
+            malformed: AtomicU64::new(0),
+        }
+    }
+
+    /// The filesystem.
+    pub fn fs(&self) -> &F {
+        &self.fs
+    }
+
+    /// What a transport of this session must know of the protocol.
+    pub fn transport_config(&self) -> Config {
+        Config {
+            header_split: size_of::<fuse_in_header>() + size_of::<fuse_write_in>(),
+            max_data: self.limits.max_data as usize,
+            depth: usize::from(self.limits.max_background) * 2,
+        }
+    }
+
+    /// What was done so far and what is held now.
+    pub fn stats(&self) -> SessionStats {
+        let mut stats = lock(&self.past).clone();
+        for worker in lock(&self.workers).iter() {
+            stats.add(&worker.requests, &worker.io);
+            stats.in_flight += worker.in_flight.load(Ordering::Relaxed);
+        }
+        stats.malformed = self.malformed.load(Ordering::Relaxed);
+        stats.held = self.fs.stats();
+        stats
+    }
+
+    /// Adds the calling thread to those that serve this session.
+    pub(crate) fn enter(&self, notifier: Option<Arc<dyn Notifier>>) -> Rc<Local> {
+        let shared = Arc::new(Worker {
+            flights: Mutex::default(),
+            requests: Requests::default(),
+            io: file_io::counters(),
+            in_flight: AtomicU64::new(0),
+        });
+        lock(&self.workers).push(shared.clone());
+        Rc::new(Local {
+            shared,
+            notifier,
+            parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX }),
+            args: RefCell::default(),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Removes a worker; the last one ends the client's life.
+    pub(crate) fn leave(&self, local: &Local) {
+        let mut workers = lock(&self.workers);
+        workers.retain(|worker| !Arc::ptr_eq(worker, &local.shared));
+        lock(&self.past).add(&local.shared.requests, &local.shared.io);
+        if workers.is_empty() && self.begun.swap(false, Ordering::SeqCst) {
+            self.fs.destroy();
+        }
+    }
+
+    /// Reads a message. What concerns the session itself is done at once; a request of the
+    /// filesystem is returned to be run.
+    pub(crate) fn accept<C: Completion>(
+        &self,
+        local: &Local,
+        message: Message<C>,
+    ) -> Option<Request<C>> {
+        let Message { mut input, output, completion } = message;
+        let mut head = [0; size_of::<fuse_in_header>()];
+        let header = input.take_front(&mut head).ok().and_then(|()| parse::<fuse_in_header>(&head));
+        let Some(mut header) = header else {
+            self.count_malformed("shorter than a header");
+            completion.discard();
+            return None;
+        };
+        header.unique &= !FUSE_UNIQUE_RESEND;
+        let sent = header.len as usize;
+        let Some(body) = sent.checked_sub(head.len()).filter(|&body| body <= input.len()) else {
+            self.count_malformed("a length that is not the message's");
+            answer_error(completion, header.unique, Errno::EINVAL);
+            return None;
+        };
+        input.truncate(body);
+        let opcode = match Opcode::from_code(header.opcode) {
+            Some(Opcode::SetXattr) if self.setxattr_compat.load(Ordering::Relaxed) => {
+                Opcode::SetXattrCompat
+            }
+            Some(Opcode::SetXattrCompat) | None => {
+                answer_error(completion, header.unique, Errno::ENOSYS);
+                return None;
+            }
+            Some(opcode) => opcode,
+        };
+        local.shared.requests.count(opcode);
+        let Some(args) = local.copy_args(opcode, &mut input) else {
+            self.count_malformed("too few or too many arguments");
+            answer_error(completion, header.unique, Errno::EINVAL);
+            return None;
+        };
+        let request = Request { opcode, header, args, data: input, output, completion };
+        self.own(local, request)
+    }
+
+    /// Does what concerns the session itself, and returns what does not.
+    fn own<C: Completion>(&self, local: &Local, request: Request<C>) -> Option<Request<C>> {
+        let nodeid = NodeId(request.header.nodeid);
+        let args = &request.args;
+        let reply = match request.opcode {
+            Opcode::Forget => {
+                if let Some(fuse_forget_in { nlookup }) = parse(args) {
+                    self.fs.forget(nodeid, nlookup);
+                }
+                None
+            }
+            Opcode::BatchForget => {
+                self.batch_forget(args);
+                None
+            }
+            Opcode::Interrupt => {
+                let found = parse(args).is_some_and(|arg: fuse_interrupt_in| {
+                    self.interrupt(arg.unique & !FUSE_UNIQUE_RESEND)
+                });
+                // The client asks again as long as the request is not answered.
+                (!found).then_some(Err(Errno::EAGAIN))
+            }
+            // Nothing is ever asked for that this would answer.
+            Opcode::NotifyReply => None,
+            Opcode::Init => Some(self.init(local, args)),
+            Opcode::Destroy => {
+                if self.begun.swap(false, Ordering::SeqCst) {
+                    self.fs.destroy();
+                }
+                Some(Ok(().encode()))
+            }
+            _ if self.begun.load(Ordering::Relaxed) => return Some(request),
+            // No filesystem operation before INIT.
+            _ => Some(Err(Errno::EIO)),
+        };
+        match reply {
+            Some(reply) => drop(answer(request.completion, request.header.unique, reply)),
+            None => request.completion.discard(),
+        }
+        local.reuse_args(request.args);
+        None
+    }
+
+    fn batch_forget(&self, args: &[u8]) {
+        let Ok((head, list)) = fuse_batch_forget_in::read_from_prefix(args) else { return };
+        let entries = list.chunks_exact(size_of::<fuse_forget_one>());
+        for one in entries.take(head.count as usize).filter_map(parse::<fuse_forget_one>) {
+            self.fs.forget(NodeId(one.nodeid), one.nlookup);
+        }
+    }
+
+    fn init(&self, local: &Local, args: &[u8]) -> Result<Answer> {
+        let head: fuse_init_in_head = parse(args).ok_or(Errno::EINVAL)?;
+        match head.major {
+            FUSE_KERNEL_VERSION => {}
+            newer if newer > FUSE_KERNEL_VERSION => return Ok(init::our_version().encode()),
+            _ => return Err(Errno::EPROTO),
+        }
+        let flags2 = parse::<fuse_init_in>(args).map_or(0, |full| full.flags2);
+        let client = local.notifier.clone().map(Client::new);
+        let mut init = Init::new(head, flags2, self.limits, client)?;
+        if self.begun.swap(false, Ordering::SeqCst) {
+            self.fs.destroy();
+        }
+        self.fs.init(&mut init);
+        self.setxattr_compat.store(!init.wants(FUSE_SETXATTR_EXT), Ordering::Relaxed);
+        self.begun.store(true, Ordering::SeqCst);
+        let minor = init.minor();
+        tracing::debug!(minor, "a client began");
+        Ok(init.reply().encode())
+    }
+
+    /// Interrupts a request, wherever it is.
+    fn interrupt(&self, unique: u64) -> bool {
+        if self.find_and_interrupt(unique) {
+            return true;
+        }
+        // Where descriptors are cloned, another worker may have read the request and not begun it.
+        self.early.remember(unique);
+        self.find_and_interrupt(unique)
+    }
+
+    fn find_and_interrupt(&self, unique: u64) -> bool {
+        lock(&self.workers)
+            .iter()
+            .any(|worker| lock(&worker.flights).iter().any(|flight| flight.interrupt(unique)))
+    }
+
+    fn count_malformed(&self, what: &str) {
+        self.malformed.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!("a malformed message: {what}");
+    }
+
+    /// Answers one request.
+    pub(crate) async fn run<C: Completion>(
+        &self,
+        local: Rc<Local>,
+        flight: Arc<Flight>,
+        request: Request<C>,
+    ) {
+        let Request { opcode, header, args, data, output, completion } = request;
+        let _counted = local.shared.count_in_flight();
+        flight.begin(header.unique);
+        self.early.deliver(&flight, header.unique);
+        let mut cx = Context {
+            unique: header.unique,
+            opcode,
+            uid: header.uid,
+            gid: header.gid,
+            pid: header.pid,
+            group: None,
+            flight,
+            parking: local.parking.clone(),
+        };
+        let reply = match Extensions::split_off(&header, &args) {
+            Ok((bytes, extensions)) => {
+                cx.group = extensions.group;
+                let mut args = Args::new(bytes, data, output);
+                match Operation::decode(opcode, NodeId(header.nodeid), &mut args) {
+                    Ok(operation) => operation.call(&self.fs, &cx).await,
+                    Err(errno) => Err(errno),
+                }
+            }
+            Err(errno) => Err(errno),
+        };
+        local.reuse_args(args);
+        let undelivered = answer(completion, header.unique, reply);
+        cx.flight.end();
+        if let Some(grant) = undelivered {
+            self.take_back(&cx, NodeId(header.nodeid), grant).await;
+        }
+    }
+
+    /// Takes back what a reply granted that the client did not get.
+    async fn take_back(&self, cx: &Context, asked: NodeId, grant: Grant) {
+        match grant {
+            Grant::Nothing => {}
+            Grant::Lookup(nodeid) => self.fs.forget(nodeid, 1),
+            Grant::Lookups(nodes) => nodes.into_iter().for_each(|node| self.fs.forget(node, 1)),
+            Grant::Handle(fh) => {
+                let release = Release { nodeid: asked, fh, flags: 0, flock_owner: None };
+                let _ = self.fs.release(cx, release).await;
+            }
+            Grant::DirHandle(fh) => {
+                let _ = self.fs.releasedir(cx, ReleaseDir { nodeid: asked, fh }).await;
+            }
+            Grant::Created(nodeid, fh) => {
+                let release = Release { nodeid, fh, flags: 0, flock_owner: None };
+                let _ = self.fs.release(cx, release).await;
+                self.fs.forget(nodeid, 1);
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn count_in_flight(self: &Arc<Self>) -> impl Drop + use<> {
+        struct Counted(Arc<Worker>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+}
+
+impl Local {
+    /// The flight of place `index`, made when the place is first used.
+    pub(crate) fn flight(&self, index: usize) -> Arc<Flight> {
+        let mut flights = lock(&self.shared.flights);
+        while flights.len() <= index {
+            flights.push(Arc::default());
+        }
+        flights[index].clone()
+    }
+
+    /// Interrupts every request in flight: their client is gone.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        lock(&self.shared.flights).iter().for_each(|flight| flight.close());
+    }
+
+    /// Copies the arguments once, before they are read: a client may change them at any time. What
+    /// stays in `input` is data. `None` when there are too few or too many.
+    fn copy_args(&self, opcode: Opcode, input: &mut InBuf) -> Option<Vec<u8>> {
+        let len = match opcode {
+            Opcode::Write => size_of::<fuse_write_in>(),
+            Opcode::NotifyReply => size_of::<fuse_notify_retrieve_in>(),
+            _ => input.len(),
+        };
+        if len > ARGS_MAX {
+            return None;
+        }
+        let mut args = self.args.borrow_mut().pop().unwrap_or_default();
+        args.resize(len, 0);
+        input.take_front(&mut args).ok()?;
+        Some(args)
+    }
+
+    fn reuse_args(&self, mut args: Vec<u8>) {
+        if args.capacity() <= ARGS_KEEP {
+            args.clear();
+            self.args.borrow_mut().push(args);
+        }
+    }
+}
+
+/// Interrupts that came before their request was begun.
+#[derive(Default)]
+struct EarlyInterrupts {
+    any: AtomicBool,
+    uniques: Mutex<VecDeque<u64>>,
+}
+
+impl EarlyInterrupts {
+    fn remember(&self, unique: u64) {
+        let mut uniques = lock(&self.uniques);
+        if uniques.len() == EARLY_MAX {
+            uniques.pop_front();
+        }
+        uniques.push_back(unique);
+        self.any.store(true, Ordering::SeqCst);
+    }
+
+    /// Interrupts request `unique`, which `flight` has begun, if its interrupt came first.
+    fn deliver(&self, flight: &Flight, unique: u64) {
+        if !self.any.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut uniques = lock(&self.uniques);
+        if let Some(index) = uniques.iter().position(|&early| early == unique) {
+            uniques.remove(index);
+            flight.interrupt(unique);
+        }
+        self.any.store(!uniques.is_empty(), Ordering::SeqCst);
+    }
+}
+
+/// Sends one reply. Returns what the client did not get.
+fn answer<C: Completion>(completion: C, unique: u64, reply: Result<Answer>) -> Option<Grant> {
+    let (error, fixed, data, grant) = match reply {
+        Ok(Answer { fixed, data, grant }) => (0, fixed, data, grant),
+        Err(errno) => (-errno.get(), Fixed::empty(), None, Grant::Nothing),
+    };
+    let body = fixed.as_bytes().len() + data.as_ref().map_or(0, |data| data.len());
+    let header = reply_header(unique, error, body);
+    match completion.reply(header.as_bytes(), fixed.as_bytes(), data) {
+        Ok(()) => None,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::debug!(unique, "a reply was not taken: {error}");
+            }
+            Some(grant)
+        }
+    }
+}
+
+fn answer_error<C: Completion>(completion: C, unique: u64, errno: Errno) {
+    let _nothing_granted = answer(completion, unique, Err(errno));
+}
+
+fn parse<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+    T::read_from_prefix(bytes).ok().map(|(value, _)| value)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
