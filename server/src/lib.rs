@@ -17,6 +17,8 @@ mod serve;
 mod session;
 mod slots;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
 
 pub use context::{Context, Parked};
