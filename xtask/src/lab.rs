@@ -46,9 +46,9 @@ impl Lab {
         Ok(Self { fsrv, full, place: scratch()? })
     }
 
-    /// The two opposite corners of the matrix; with `--full` all of it.
+    /// Both engines with both inode modes; with `--full` every cache mode as well.
     pub(crate) fn variants(&self) -> Vec<Variant> {
-        if self.full { matrix(&["auto", "metadata", "always", "never"]) } else { corners() }
+        if self.full { matrix(&["auto", "metadata", "always", "never"]) } else { matrix(&["auto"]) }
     }
 
     /// A new directory, open to every user.
@@ -107,11 +107,6 @@ impl Served {
 /// A new directory for one run, open to every user.
 pub(crate) fn scratch() -> Result<TempDir> {
     open_directory(Path::new(SCRATCH))
-}
-
-/// Both engines and both inode modes, each in one of two variants.
-fn corners() -> Vec<Variant> {
-    vec![Variant::new("uring", "prefer", "auto"), Variant::new("threads", "never", "auto")]
 }
 
 /// Both engines with both inode modes and every cache mode of `caches`.

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod lab;
+#[expect(dead_code, reason = "the tests of fsrv-cli use the rest")]
 #[path = "../../server/cli/tests/it/mount.rs"]
 mod mount;
 mod program;

@@ -18,7 +18,7 @@ pub(crate) struct Test {
     /// Which suites: checks, unit, pjdfstest, fsx, fio, locks, programs, stress
     suites: Vec<String>,
 
-    /// Every engine, inode mode and cache mode, more seeds, and stress-ng
+    /// Every cache mode too, other and more seeds, and stress-ng
     #[arg(long)]
     full: bool,
 

@@ -69,8 +69,8 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
         count(lock, native.path(), &[native.path(), native.path()])
             .with_context(|| format!("{lock:?} fails on the native directory"))?;
     }
-    let variants = if lab.full { matrix(&["never"]) } else { corners() };
-    for variant in variants {
+    // What another mount writes is seen only without a cache.
+    for variant in matrix(&["never"]) {
         for lock in [Lock::Fcntl, Lock::Flock] {
             let name = format!("[{}] {lock:?}, ", variant.name());
             tally.count(&format!("{name}two mounts"), two_mounts(lab, &variant, lock));
@@ -81,11 +81,6 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What another mount writes is seen only without a cache.
-fn corners() -> Vec<Variant> {
-    vec![Variant::new("uring", "prefer", "never"), Variant::new("threads", "never", "never")]
 }
 
 fn two_mounts(lab: &Lab, variant: &Variant, lock: Lock) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
-use crate::lab::{Lab, Variant, matrix};
+use crate::lab::{Lab, Variant};
 use crate::program;
 use crate::setup;
 use crate::tally::Tally;
@@ -50,8 +50,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
             println!("natively {outcome}: {name} {said}");
         }
     }
-    let variants = if lab.full { lab.variants() } else { matrix(&["auto"]) };
-    for variant in variants {
+    for variant in lab.variants() {
         let outcome = on_mount(lab, &suite, &variant, &expected, tally);
         tally.count(&format!("[{}] mount and unmount", variant.name()), outcome);
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,8 +10,8 @@ use crate::lab::Lab;
 use crate::program;
 use crate::tally::Tally;
 
-/// `--full` runs this many times the cases of each property test.
-const FULL_CASES: &str = "1024";
+/// How many cases a property test has with `--full`.
+const FULL_CASES: &str = "2000";
 
 pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     *tally += nextest(lab)?;
@@ -24,7 +25,9 @@ fn nextest(lab: &Lab) -> Result<Tally> {
     command.args(["--config-file", "xtask/nextest.toml"]);
     command.args(["--status-level", "slow", "--final-status-level", "fail", "--color", "never"]);
     if lab.full {
-        command.env("PROPTEST_CASES", FULL_CASES);
+        let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs().to_string();
+        println!("PROPTEST_CASES={FULL_CASES} PROPTEST_RNG_SEED={seed}");
+        command.env("PROPTEST_CASES", FULL_CASES).env("PROPTEST_RNG_SEED", seed);
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
 
@@ -63,7 +66,7 @@ fn nextest_summary(line: &str) -> Tally {
 fn doctests() -> Result<Tally> {
     let mut command = Command::new("cargo");
     command.args(["test", "--workspace", "--all-features", "--doc", "--no-fail-fast", "--quiet"]);
-    let finished = program::run(&mut command, std::time::Duration::from_secs(900))?;
+    let finished = program::run(&mut command, Duration::from_secs(900))?;
 
     let mut tally = Tally::default();
     for line in finished.stdout.lines().filter(|line| line.starts_with("test result: ")) {

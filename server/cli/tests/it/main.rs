@@ -1,6 +1,8 @@
 //! The real binary on real mounts. Needs root and `/dev/fuse`.
 
+mod bad_input;
 mod direct_io;
+mod lifecycle;
 mod mount;
 mod property;
 mod seeds;

@@ -66,9 +66,19 @@ impl Mount {
 
     /// Stops the server as an operator does. It must exit with 0 and leave no mount.
     pub(crate) fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.server), Signal::TERM)?;
+        self.signal(Signal::TERM)?;
+        self.ended()
+    }
+
+    /// Sends the server a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.server), signal)?)
+    }
+
+    /// Waits for the server's end. It must be a good one: exit code 0, nothing mounted.
+    pub(crate) fn ended(&mut self) -> Result<()> {
         let Some(status) = wait(&mut self.server, STOP_LIMIT)? else {
-            bail!("the server still runs {STOP_LIMIT:?} after SIGTERM: {}", self.log()?);
+            bail!("the server still runs after {STOP_LIMIT:?}: {}", self.log()?);
         };
         if !status.success() {
             bail!("the server ended with {status}: {}", self.log()?);
@@ -76,6 +86,13 @@ impl Mount {
         if is_mounted(&self.mountpoint)? {
             bail!("the server ended and left {} mounted", self.mountpoint.display());
         }
+        Ok(())
+    }
+
+    /// Kills the server, and leaves what it mounted: dead.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.server.kill()?;
+        self.server.wait()?;
         Ok(())
     }
 

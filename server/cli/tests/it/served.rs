@@ -22,15 +22,20 @@ pub(crate) const THREADS_NEVER: [&str; 4] =
 
 /// A served directory. The fields are dropped in this order.
 pub(crate) struct Served {
-    mount: Mount,
+    pub(crate) mount: Mount,
     mountpoint: TempDir,
     dir: TempDir,
 }
 
 impl Served {
     pub(crate) fn new(args: &[&str]) -> Self {
+        Self::by(Path::new(FSRV), args)
+    }
+
+    /// Started by another program, which ends up as the server.
+    pub(crate) fn by(program: &Path, args: &[&str]) -> Self {
         let (dir, mountpoint) = (directory(), directory());
-        let mount = Mount::serve(Path::new(FSRV), dir.path(), mountpoint.path(), args);
+        let mount = Mount::serve(program, dir.path(), mountpoint.path(), args);
         Self { mount: mount.expect("a mounted server"), mountpoint, dir }
     }
 

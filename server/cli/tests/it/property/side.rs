@@ -198,17 +198,31 @@ impl Side {
         Ok(String::from("done"))
     }
 
-    /// mtime and ctime of everything `op` names, and of the directories that hold it.
-    fn times(&self, op: &Op) -> Vec<Option<[i64; 4]>> {
-        let times = |stat: Stat| {
-            [stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64]
-        };
+    /// Everything `op` names, and the directories that hold it.
+    fn times(&self, op: &Op) -> Vec<Option<Times>> {
         let open = op.slots().into_iter().map(|slot| self.slot(slot).and_then(rustix::fs::fstat));
         let named = op.places().into_iter().flat_map(|place| {
             let path = self.path(place);
             [rustix::fs::lstat(path.parent().unwrap_or(&self.root)), rustix::fs::lstat(&path)]
         });
-        open.chain(named).map(|stat| stat.ok().map(times)).collect()
+        open.chain(named).map(|stat| stat.ok().map(Times::of)).collect()
+    }
+}
+
+/// An inode, and when it changed.
+struct Times {
+    ino: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Times {
+    fn of(stat: Stat) -> Self {
+        Self {
+            ino: stat.st_ino,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
     }
 }
 
@@ -252,15 +266,21 @@ impl Op {
 }
 
 /// Which times an operation changed, as a word.
-fn changes(before: &Option<[i64; 4]>, after: &Option<[i64; 4]>) -> &'static str {
-    let (Some(before), Some(after)) = (before, after) else {
-        return if before.is_some() { "gone" } else { "new or missing" };
-    };
-    match (before[..2] != after[..2], before[2..] != after[2..]) {
-        (false, false) => "same",
-        (true, false) => "mtime",
-        (false, true) => "ctime",
-        (true, true) => "mtime and ctime",
+fn changes(before: &Option<Times>, after: &Option<Times>) -> &'static str {
+    match (before, after) {
+        (None, None) => "missing",
+        (None, Some(_)) => "new",
+        (Some(_), None) => "gone",
+        // The clock ticks too seldom to tell one inode's times from another's.
+        (Some(before), Some(after)) if before.ino != after.ino => "another",
+        (Some(before), Some(after)) => {
+            match (before.mtime != after.mtime, before.ctime != after.ctime) {
+                (false, false) => "same",
+                (true, false) => "mtime",
+                (false, true) => "ctime",
+                (true, true) => "mtime and ctime",
+            }
+        }
     }
 }
 
