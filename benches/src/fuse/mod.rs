@@ -38,7 +38,7 @@ pub(crate) struct Options {
     #[arg(
         long,
         value_name = "WORDS",
-        default_value = "--cache always --allow-direct-io",
+        default_value = "--cache always --negative-timeout 0 --allow-direct-io",
         allow_hyphen_values = true
     )]
     fsrv_args: String,
