@@ -15,7 +15,7 @@ use crate::tally::Tally;
 /// Run every suite, or those named
 #[derive(Args)]
 pub(crate) struct Test {
-    /// Which suites: checks, unit, pjdfstest, fsx, fio, locks, programs, stress
+    /// Which suites: checks, unit, pjdfstest, fsx, fio, locks, programs, tree, stress
     suites: Vec<String>,
 
     /// Every cache mode too, other and more seeds, and stress-ng

@@ -7,6 +7,7 @@ pub(crate) mod locks;
 mod pjdfstest;
 mod programs;
 mod stress;
+mod tree;
 mod unit;
 mod yardstick;
 
@@ -23,7 +24,7 @@ pub(crate) struct Suite {
     pub(crate) only_full: bool,
 }
 
-pub(crate) static SUITES: [Suite; 8] = [
+pub(crate) static SUITES: [Suite; 9] = [
     Suite { name: "checks", run: checks::run, only_full: false },
     Suite { name: "unit", run: unit::run, only_full: false },
     Suite { name: "pjdfstest", run: pjdfstest::run, only_full: false },
@@ -31,5 +32,6 @@ pub(crate) static SUITES: [Suite; 8] = [
     Suite { name: "fio", run: fio::run, only_full: false },
     Suite { name: "locks", run: locks::run, only_full: false },
     Suite { name: "programs", run: programs::run, only_full: false },
+    Suite { name: "tree", run: tree::run, only_full: false },
     Suite { name: "stress", run: stress::run, only_full: true },
 ];
