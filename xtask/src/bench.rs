@@ -17,7 +17,6 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
-        program::show(Command::new("cargo").args(["build", "--release", "--package", "fsrv-cli"]))?;
         program::show(
             Command::new("cargo")
                 .args(["run", "--release", "--package", "fsrv-benches", "--"])

@@ -48,7 +48,8 @@ const CRATE_PROGRAMS: [CrateProgram; 4] = [
 
 pub(crate) const CARGO_FUZZ: CrateProgram = CrateProgram { name: "cargo-fuzz", version: None };
 
-const COMPONENTS: [&str; 2] = ["rustfmt", "clippy"];
+/// What rustup calls it, and the program it gives.
+const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
 /// The user whom pjdfstest becomes beside `nobody`; its group has the same name.
 const TEST_USER: &str = "tests";
@@ -84,9 +85,8 @@ fn apt(args: &[&str]) -> Result<()> {
 }
 
 fn components() -> Result<()> {
-    for component in COMPONENTS {
-        let tool = component.replace("rust", "cargo-").replace("clippy", "cargo-clippy");
-        let there = Command::new(&tool).arg("--version").output();
+    for (component, program) in COMPONENTS {
+        let there = Command::new(program).arg("--version").output();
         if there.is_ok_and(|output| output.status.success()) {
             continue;
         }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod direct_io;
+mod fstab;
 mod lifecycle;
 mod mount;
 mod property;

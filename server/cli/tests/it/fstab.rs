@@ -1,0 +1,114 @@
+//! Run as `mount.fuse.fsrv`, as mount(8) runs it for a line of fstab.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use tempfile::TempDir;
+
+use crate::mount::is_mounted;
+use crate::served::{FSRV, directory};
+
+/// How long a server may live after its mount is gone.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+struct Line {
+    place: TempDir,
+    dir: PathBuf,
+    mountpoint: PathBuf,
+}
+
+impl Line {
+    fn new() -> Self {
+        let place = directory();
+        let (dir, mountpoint) = (place.path().join("dir"), place.path().join("mountpoint"));
+        fs::create_dir(&dir).expect("a directory");
+        fs::create_dir(&mountpoint).expect("a mount point");
+        fs::copy(FSRV, place.path().join("mount.fuse.fsrv")).expect("a copy of the server");
+        Self { place, dir, mountpoint }
+    }
+
+    fn program(&self) -> PathBuf {
+        self.place.path().join("mount.fuse.fsrv")
+    }
+
+    /// Returns when the program does. What it leaves running must not hold our streams.
+    fn mount(&self, options: &str) -> ExitStatus {
+        let mut command = Command::new("timeout");
+        command
+            .arg("10")
+            .arg(self.program())
+            .arg(&self.dir)
+            .arg(&self.mountpoint)
+            .args(["-o", options]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().expect("timeout runs")
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Without its mount the server ends by itself.
+        while is_mounted(&self.mountpoint).unwrap_or(false) {
+            if unmount(&self.mountpoint, UnmountFlags::DETACH).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Whether a process runs `program`.
+fn runs(program: &Path) -> bool {
+    let processes = fs::read_dir("/proc").expect("the processes").flatten();
+    processes
+        .map(|process| process.path().join("exe"))
+        .any(|exe| fs::read_link(exe).is_ok_and(|exe| exe == program))
+}
+
+#[test]
+fn line_of_fstab_is_mounted_when_the_program_returns() {
+    let line = Line::new();
+    fs::write(line.dir.join("file"), "served").expect("a file");
+
+    let status = line.mount("defaults,nofail,_netdev,x-systemd.automount,cache=never,workers=1");
+
+    assert!(status.success(), "{status}");
+    assert!(is_mounted(&line.mountpoint).expect("the list of mounts"));
+    assert_eq!(fs::read_to_string(line.mountpoint.join("file")).expect("a served file"), "served");
+    fs::write(line.mountpoint.join("file"), "changed").expect("a writable mount");
+}
+
+#[test]
+fn line_of_fstab_may_ask_for_read_only() {
+    let line = Line::new();
+    assert!(line.mount("ro").success());
+    let error = fs::create_dir(line.mountpoint.join("new")).expect_err("a read-only mount");
+    assert_eq!(error.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+}
+
+#[test]
+fn server_of_an_fstab_line_ends_with_its_mount() {
+    let line = Line::new();
+    assert!(line.mount("rw").success());
+    assert!(runs(&line.program()));
+
+    unmount(&line.mountpoint, UnmountFlags::empty()).expect("an idle mount");
+
+    let deadline = Instant::now() + END_LIMIT;
+    while runs(&line.program()) {
+        assert!(Instant::now() < deadline, "the server outlives its mount");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn line_of_fstab_with_a_wrong_option_fails() {
+    let line = Line::new();
+    assert!(!line.mount("cache=sometimes").success());
+    assert!(!is_mounted(&line.mountpoint).expect("the list of mounts"));
+    assert!(!runs(&line.program()));
+}
