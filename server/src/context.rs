@@ -72,6 +72,29 @@ impl Context {
     }
 }
 
+#[cfg(feature = "testing")]
+impl Context {
+    /// A request of nobody, for the test of a part of a filesystem, and what interrupts it. It has
+    /// parking of its own, with few places.
+    pub fn for_testing(unique: u64) -> (Self, impl Fn() + Clone + Send + 'static) {
+        let flight = Arc::<Flight>::default();
+        flight.begin(unique);
+        let context = Self {
+            unique,
+            opcode: Opcode::SetLkW,
+            uid: 0,
+            gid: 0,
+            pid: 0,
+            group: None,
+            flight: flight.clone(),
+            parking: Rc::new(Parking { parked: Cell::new(0), limit: 4 }),
+        };
+        (context, move || {
+            flight.interrupt(unique);
+        })
+    }
+}
+
 /// A request that waits for a client; see [`Context::park`].
 #[must_use]
 pub struct Parked(Rc<Parking>);
