@@ -41,7 +41,7 @@ fn case(places: &Places, steps: &[Step]) -> Result<(), TestCaseError> {
     let backing = places.backing.join(name);
 
     let (mut natively, mut on_mount) = (Side::new(native.path()), Side::new(mounted.path()));
-    for (number, step) in steps.iter().enumerate() {
+    for (number, step) in op::prelude().iter().chain(steps).enumerate() {
         let (expected, got) = (natively.apply(step), on_mount.apply(step));
         if expected != got {
             return fail(&format!(

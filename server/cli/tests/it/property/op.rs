@@ -5,7 +5,7 @@ use proptest::sample::select;
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
 
 /// How many files a side keeps open.
-pub(crate) const SLOTS: usize = 4;
+pub(crate) const SLOTS: usize = 3;
 
 /// Who asks: a permission is part of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,14 +88,37 @@ pub(crate) enum Op {
     StatFs { at: Place },
 }
 
+/// What every sequence begins with: some files and directories, and every slot open.
+pub(crate) fn prelude() -> Vec<Step> {
+    let (a, b, c) = (vec![Name::A], vec![Name::B], vec![Name::C]);
+    let new = OFlags::RDWR | OFlags::CREATE;
+    let ops = [
+        Op::Mkdir { at: a.clone(), mode: 0o777 },
+        Op::Mkdir { at: vec![Name::A, Name::A], mode: 0o755 },
+        Op::Open { slot: 0, at: c.clone(), flags: new, mode: 0o666 },
+        Op::Open { slot: 1, at: vec![Name::A, Name::B], flags: new, mode: 0o666 },
+        Op::Open { slot: 2, at: b, flags: new, mode: 0o666 },
+        Op::Write { slot: 0, offset: 0, len: 150_000, fill: b'c' },
+        Op::Write { slot: 1, offset: 70_000, len: 10, fill: b'b' },
+        Op::SetXattr { at: c, name: "user.a", len: 10, flags: XattrFlags::empty() },
+        Op::Chmod { at: a, mode: 0o777 },
+    ];
+    ops.map(|op| Step { user: User::Root, op }).to_vec()
+}
+
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let user = prop_oneof![2 => Just(User::Root), 1 => Just(User::Ordinary)];
+    let user = prop_oneof![4 => Just(User::Root), 1 => Just(User::Ordinary)];
     let step = (user, op()).prop_map(|(user, op)| Step { user, op });
-    prop::collection::vec(step, 1..150)
+    prop::collection::vec(step, 1..200)
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![6 => open(), 8 => on_open_file(), 10 => on_tree(), 6 => on_attributes()]
+    prop_oneof![
+        6 => open().boxed(),
+        8 => on_open_file().boxed(),
+        10 => on_tree().boxed(),
+        6 => on_attributes().boxed(),
+    ]
 }
 
 fn open() -> impl Strategy<Value = Op> {
@@ -189,18 +212,20 @@ fn on_attributes() -> impl Strategy<Value = Op> {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    let name = prop_oneof![
-        8 => Just(Name::A),
-        6 => Just(Name::B),
-        4 => Just(Name::C),
-        1 => Just(Name::NotUtf8),
-        1 => select(vec![Name::Longest, Name::Longest, Name::TooLong]),
+    let plain = || prop_oneof![8 => Just(Name::A), 6 => Just(Name::B), 4 => Just(Name::C)];
+    let odd = select(vec![Name::NotUtf8, Name::Longest, Name::TooLong]);
+    let name = prop_oneof![20 => plain(), 1 => odd];
+    let directories = prop_oneof![
+        6 => Just(vec![]),
+        4 => plain().prop_map(|name| vec![name]),
+        1 => (plain(), plain()).prop_map(|(first, second)| vec![first, second]),
     ];
-    prop::collection::vec(name, 1..=3)
+    // Without boxes the strategies of all operations together are too large for a thread's stack.
+    (directories, name).prop_map(|(directories, name)| [directories, vec![name]].concat()).boxed()
 }
 
 fn mode() -> impl Strategy<Value = u32> {
-    select(vec![0o644, 0o600, 0o755, 0o777, 0o000, 0o4755, 0o2755, 0o6777, 0o1777, 0o2777])
+    select(vec![0o644, 0o600, 0o755, 0o777, 0o777, 0o000, 0o4755, 0o2755, 0o6777, 0o1777, 0o2777])
 }
 
 fn offset() -> impl Strategy<Value = u64> {

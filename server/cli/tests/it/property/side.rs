@@ -64,12 +64,10 @@ impl Side {
                     return Ok("a device".into());
                 }
                 let flags = *flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                self.open[*slot] = None;
                 self.open[*slot] = Some(rustix::fs::open(&path, flags, Mode::from(*mode))?);
             }
             Op::Tmpfile { slot, at, mode } => {
                 let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-                self.open[*slot] = None;
                 self.open[*slot] = Some(rustix::fs::open(self.path(at), flags, Mode::from(*mode))?);
             }
             Op::LinkOpen { slot, to } => {
