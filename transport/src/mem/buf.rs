@@ -6,9 +6,11 @@ use super::{Pool, PooledBuf};
 
 /// The device-readable bytes of one message: what the client sent.
 ///
-/// It is consumed from the front. Dropping it returns its memory to the transport.
+/// It is consumed from the front. Its memory returns to the transport when all of it is consumed, or
+/// when it is dropped.
 pub struct InBuf {
-    memory: PooledBuf,
+    /// `None` when nothing is left.
+    memory: Option<PooledBuf>,
     start: usize,
     end: usize,
 }
@@ -17,7 +19,7 @@ impl InBuf {
     /// The bytes `start..end` of `memory`.
     pub(crate) fn new(memory: PooledBuf, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= memory.pages().len());
-        Self { memory, start, end }
+        Self { memory: Some(memory), start, end }
     }
 
     /// A copy of `bytes`, in memory of `pool`.
@@ -46,8 +48,11 @@ impl InBuf {
             return Err(NoSpace);
         }
         let end = self.start + into.len();
-        into.copy_from_slice(&self.memory.pages().as_slice()[self.start..end]);
+        into.copy_from_slice(&self.bytes()[..into.len()]);
         self.start = end;
+        if self.is_empty() {
+            self.memory = None;
+        }
         Ok(())
     }
 
@@ -63,13 +68,21 @@ impl InBuf {
 
     /// A copy of what is left, for filesystems that keep their data in memory.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.memory.pages().as_slice()[self.start..self.end].to_vec()
+        self.bytes().to_vec()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let memory = self.memory.as_ref();
+        memory.map_or(&[], |memory| &memory.pages().as_slice()[self.start..self.end])
     }
 
     /// Where the bytes are. The address holds as long as `self` lives, wherever it is moved.
     pub(crate) fn raw(&self) -> RawSlice {
+        let Some(memory) = &self.memory else {
+            return RawSlice { start: NonNull::dangling(), len: 0 };
+        };
         // SAFETY: `start <= end <= len` of the mapping, by construction.
-        let start = unsafe { self.memory.pages().start().add(self.start) };
+        let start = unsafe { memory.pages().start().add(self.start) };
         RawSlice { start, len: self.len() }
     }
 }
@@ -224,6 +237,15 @@ mod tests {
         buf.advance(1);
         buf.truncate(2);
         assert_eq!(buf.to_vec(), b"am");
+    }
+
+    #[test]
+    fn in_buf_gives_its_memory_back_when_consumed() {
+        let pool = Pool::new();
+        let mut buf = InBuf::copied(&pool, b"head");
+        buf.take_front(&mut [0; 4]).unwrap();
+        assert!(pool.idle_bytes() > 0);
+        assert_eq!((buf.len(), buf.to_vec()), (0, Vec::new()));
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! Why a mount could not be made.
+
+use std::{io, path::PathBuf};
+
+/// Why a mount could not be made: the place, the cause and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The mount point does not exist.
+    #[error("cannot mount on {}: no such directory; create it first", .path.display())]
+    Missing {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The mount point, or something on the way to it, is no directory.
+    #[error("cannot mount on {}: not a directory", .path.display())]
+    NotADirectory {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The mount point cannot be reached.
+    #[error("cannot mount on {}: {cause}", .path.display())]
+    Unreachable {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel answered.
+        cause: io::Error,
+    },
+    /// A FUSE server serves the mount point already.
+    #[error(
+        "cannot mount on {}: it is a FUSE mount already; unmount it with `umount {}` first",
+        .path.display(), .path.display()
+    )]
+    AlreadyMounted {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The server of the FUSE mount there is gone.
+    #[error(
+        "cannot mount on {}: Transport endpoint is not connected, the server of the mount there is \
+         gone; remove it with `fusermount3 -u {}` or `umount -l {}`",
+        .path.display(), .path.display(), .path.display()
+    )]
+    Dead {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// There is no usable `/dev/fuse`.
+    #[error(
+        "cannot open /dev/fuse: {cause}; load the module with `modprobe fuse`, or give the \
+             container this device"
+    )]
+    NoDevice {
+        /// What the kernel answered.
+        cause: io::Error,
+    },
+    /// The kernel refused the mount.
+    #[error("cannot mount on {}: {cause}", .path.display())]
+    Refused {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel answered.
+        cause: io::Error,
+    },
+    /// Only root may mount, and the program that may do it for others is not there.
+    #[error(
+        "cannot mount on {}: Operation not permitted, and there is no fusermount3; run as root or \
+         install the package fuse3",
+        .path.display()
+    )]
+    NoPermission {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The machine's owner does not let users open their mounts to others.
+    #[error(
+        "cannot mount on {} for other users: only root may, unless /etc/fuse.conf has a line \
+         `user_allow_other`",
+        .path.display()
+    )]
+    AllowOtherForbidden {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// fusermount3 failed.
+    #[error("cannot mount on {}: {message}", .path.display())]
+    Program {
+        /// The mount point.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
+}

@@ -1,0 +1,172 @@
+//! A mount, and its end.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::UnmountFlags;
+
+use super::{
+    Device, MountError, MountOptions, direct,
+    point::{MountId, MountPoint},
+    program,
+};
+
+/// Mounts are listed with the type `fuse.fsrv`.
+pub(super) const SUBTYPE: &str = "fsrv";
+
+/// A mount point that is being served. Dropping it detaches the mount.
+#[derive(Debug)]
+pub struct Mount {
+    path: PathBuf,
+    id: MountId,
+    means: Means,
+}
+
+/// Who made the mount, and so may remove it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Means {
+    Kernel,
+    Program,
+}
+
+/// Mounts on `path`: by the kernel's interface where this process may, else by fusermount3.
+///
+/// The client's requests wait in the device until somebody reads them; so do processes that touch
+/// the mount.
+///
+/// # Errors
+/// See [`MountError`]; nothing is left behind.
+pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, Device), MountError> {
+    let point = MountPoint::open(path)?;
+    match mount_directly(&point, options) {
+        Err(error) if is_refusal(&error) => {}
+        result => return result,
+    }
+    let device = program::mount(&point, options)?;
+    let refused = |cause| MountError::Refused { path: path.to_owned(), cause };
+    Ok((Mount::new(point.path, Means::Program).map_err(refused)?, device))
+}
+
+fn mount_directly(
+    point: &MountPoint,
+    options: &MountOptions,
+) -> Result<(Mount, Device), MountError> {
+    let device = Device::open().map_err(|cause| MountError::NoDevice { cause })?;
+    let refused = |cause| MountError::Refused { path: point.path.clone(), cause };
+    let id = direct::mount(&device, point, options).map_err(refused)?;
+    Ok((Mount { path: point.path.clone(), id, means: Means::Kernel }, device))
+}
+
+/// Whether somebody with more rights may do better.
+fn is_refusal(error: &MountError) -> bool {
+    matches!(error, MountError::NoDevice { cause } | MountError::Refused { cause, .. }
+        if cause.kind() == ErrorKind::PermissionDenied)
+}
+
+impl Mount {
+    /// What is mounted at `path` now.
+    pub(super) fn new(path: PathBuf, means: Means) -> io::Result<Self> {
+        let id = MountId::at(&path)?;
+        Ok(Self { path, id, means })
+    }
+
+    /// The mount point, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether unmounting takes fusermount3, and so a process that may gain privileges.
+    pub fn needs_program(&self) -> bool {
+        self.means == Means::Program
+    }
+
+    /// Unmounts. It is no error when somebody else did so before, and a mount that took the place of
+    /// this one is left alone.
+    ///
+    /// The kernel first writes back what it has cached, so the mount must still be served.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while processes use the mount, or another one covers it.
+    pub fn unmount(&self) -> io::Result<()> {
+        self.remove(UnmountFlags::NOFOLLOW)
+    }
+
+    /// Takes the mount out of the tree now, and ends it when nobody uses it any more.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while another mount covers this one.
+    pub fn detach(&self) -> io::Result<()> {
+        self.remove(UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+    }
+
+    /// Detaches the mount and aborts its connection: whoever waits for the server gets an error.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while another mount covers this one.
+    pub fn abort(&self) -> io::Result<()> {
+        self.remove(UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE)
+    }
+
+    fn remove(&self, flags: UnmountFlags) -> io::Result<()> {
+        match self.on_top()? {
+            Some(top) if top.is_same(&self.id) => {}
+            // Numbers of filesystems are reused, but not while they live.
+            Some(top) if top.device == self.id.device => return Ok(()),
+            _ if self.is_listed()? => {
+                let message = format!("another mount covers {}", self.path.display());
+                return Err(io::Error::new(ErrorKind::ResourceBusy, message));
+            }
+            _ => return Ok(()),
+        }
+        match self.means {
+            Means::Kernel => Ok(rustix::mount::unmount(&self.path, flags)?),
+            Means::Program => program::unmount(&self.path, flags.contains(UnmountFlags::DETACH)),
+        }
+    }
+
+    /// The mount that the mount point leads to, if it still is a directory.
+    fn on_top(&self) -> io::Result<Option<MountId>> {
+        match MountId::at(&self.path) {
+            Ok(id) => Ok(Some(id)),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether the list of mounts has this one.
+    fn is_listed(&self) -> io::Result<bool> {
+        let (major, minor) = self.id.device;
+        let device = format!("{major}:{minor}").into_bytes();
+        let path = as_listed(&self.path);
+        let mounts = fs::read("/proc/self/mountinfo")?;
+        Ok(mounts.split(|&byte| byte == b'\n').any(|line| {
+            let mut fields = line.split(|&byte| byte == b' ').skip(2);
+            fields.next() == Some(&*device) && fields.nth(1) == Some(&*path)
+        }))
+    }
+}
+
+/// A path as `/proc/self/mountinfo` writes it.
+fn as_listed(path: &Path) -> Vec<u8> {
+    let mut listed = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => listed.extend(format!("\\{byte:03o}").bytes()),
+            _ => listed.push(byte),
+        }
+    }
+    listed
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // A destructor has nobody to tell; who wants to know has called `unmount` before.
+        let _ = self.detach();
+    }
+}

@@ -1,0 +1,185 @@
+//! Real mounts, with nobody who understands what the kernel asks. They need root and `/dev/fuse`.
+
+use std::{future::Future, io::ErrorKind, path::Path, time::Duration};
+
+use rustix::fs::{Mode, OFlags, open};
+use tempfile::TempDir;
+
+use super::{mount::Means, point::MountPoint, *};
+use crate::{
+    mem::{PAGE, Pool},
+    transport::{Config, Message, Transport},
+};
+
+const CONFIG: Config = Config { header_split: 80, max_data: 1 << 20, depth: 4 };
+
+/// The code of INIT, which a kernel sends first.
+const INIT: u32 = 26;
+
+/// A mount, with the directory that it covers. The fields are dropped in this order.
+struct Mounted {
+    mount: Mount,
+    device: Device,
+    dir: TempDir,
+}
+
+impl Mounted {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
+        Self { mount, device, dir }
+    }
+
+    fn by_program() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let point = MountPoint::open(dir.path()).unwrap();
+        let device = program::mount(&point, &MountOptions::new("a,b")).expect("a mount");
+        let mount = Mount::new(point.path, Means::Program).unwrap();
+        Self { mount, device, dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn transport(&self) -> FuseTransport {
+        FuseTransport::new(self.device.try_clone().unwrap(), CONFIG, Pool::new()).unwrap()
+    }
+}
+
+#[test]
+fn requests_arrive_until_the_mount_is_removed() {
+    for mounted in [Mounted::new(), Mounted::by_program()] {
+        in_runtime(async {
+            let mut transport = mounted.transport();
+            assert_eq!(opcode(transport.recv().await.unwrap().unwrap()), INIT);
+            let removed = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                mounted.mount.unmount().unwrap();
+            };
+            let (end, ()) = tokio::join!(transport.recv(), removed);
+            assert!(end.unwrap().is_none());
+        });
+        assert!(!is_mounted(mounted.path()));
+    }
+}
+
+#[test]
+fn the_data_of_a_message_begins_at_a_page() {
+    let mounted = Mounted::new();
+    in_runtime(async {
+        let mut message = mounted.transport().recv().await.unwrap().unwrap();
+        message.input.advance(CONFIG.header_split);
+        assert_eq!(message.input.raw().start.as_ptr().align_offset(PAGE), 0);
+    });
+}
+
+#[test]
+fn a_busy_mount_stays_and_can_be_detached() {
+    for mounted in [Mounted::new(), Mounted::by_program()] {
+        let inside = open(mounted.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let busy = mounted.mount.unmount().unwrap_err();
+        assert_eq!(busy.kind(), ErrorKind::ResourceBusy, "{busy}");
+        assert!(is_mounted(mounted.path()));
+        mounted.mount.detach().unwrap();
+        assert!(!is_mounted(mounted.path()));
+        drop(inside);
+    }
+}
+
+#[test]
+fn a_mount_that_took_our_place_is_left_alone() {
+    let first = Mounted::new();
+    rustix::mount::unmount(first.path(), rustix::mount::UnmountFlags::NOFOLLOW).unwrap();
+    let (second, _device) = mount(first.path(), &MountOptions::new("test")).unwrap();
+    first.mount.unmount().unwrap();
+    first.mount.abort().unwrap();
+    assert!(is_mounted(first.path()));
+    second.unmount().unwrap();
+}
+
+#[test]
+fn a_mount_that_another_one_covers_stays_busy() {
+    let first = Mounted::new();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("test", first.path(), "tmpfs", flags, None).unwrap();
+    let covered = first.mount.unmount().unwrap_err();
+    rustix::mount::unmount(first.path(), rustix::mount::UnmountFlags::NOFOLLOW).unwrap();
+    assert_eq!(covered.kind(), ErrorKind::ResourceBusy);
+    first.mount.unmount().unwrap();
+}
+
+#[test]
+fn dropping_a_mount_leaves_nothing() {
+    let Mounted { mount, device, dir } = Mounted::new();
+    drop(mount);
+    assert!(!is_mounted(dir.path()));
+    drop(device);
+}
+
+#[test]
+fn a_place_that_cannot_be_mounted_on_is_named_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(
+        refusal(&dir.path().join("none")).ends_with("/none: no such directory; create it first")
+    );
+    assert!(refusal(&file).ends_with("/file: not a directory"));
+}
+
+#[test]
+fn a_mount_of_a_server_that_does_not_answer_is_refused() {
+    let mounted = Mounted::new();
+    assert!(refusal(mounted.path()).contains("it is a FUSE mount already"));
+}
+
+#[test]
+fn a_mount_without_a_server_is_refused_with_the_way_out() {
+    let Mounted { mount, device, dir } = Mounted::new();
+    drop(device);
+    let refusal = refusal(dir.path());
+    assert!(refusal.contains("Transport endpoint is not connected"), "{refusal}");
+    assert!(refusal.contains("fusermount3 -u"), "{refusal}");
+    drop(mount);
+}
+
+#[test]
+fn options_reach_the_mount() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = MountOptions::new("a,b").allow_other(true);
+    for word in ["ro", "nosuid", "nodev", "noatime", "sync"] {
+        assert!(options.set(word));
+    }
+    let (mount, _device) = super::mount(dir.path(), &options).unwrap();
+    let line = mount_line(dir.path()).unwrap();
+    for word in ["ro,nosuid,nodev,noatime", "fuse.fsrv a,b ro,sync", "allow_other"] {
+        assert!(line.contains(word), "{word} in {line}");
+    }
+    mount.unmount().unwrap();
+}
+
+fn in_runtime(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap().block_on(test);
+}
+
+fn opcode<C>(mut message: Message<C>) -> u32 {
+    let mut head = [0; 8];
+    message.input.take_front(&mut head).unwrap();
+    u32::from_ne_bytes(head[4..].try_into().unwrap())
+}
+
+fn refusal(path: &Path) -> String {
+    mount(path, &MountOptions::new("test")).map(drop).unwrap_err().to_string()
+}
+
+fn is_mounted(path: &Path) -> bool {
+    mount_line(path).is_some()
+}
+
+fn mount_line(path: &Path) -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(4).map(Path::new) == Some(path));
+    line.map(str::to_owned)
+}
