@@ -21,6 +21,7 @@ pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};
 pub use park::Parker;
 pub use pool::run;
+pub use sys::owns_umask;
 
 pub(crate) use engine::enter;
 pub(crate) use sys::own_umask;

@@ -4,7 +4,7 @@ use std::{cell::Cell, io, sync::Arc, time::Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::{Cost, engine};
+use super::{Cost, engine, sys};
 
 /// Runs `call` on this thread while calls of its kind are quick, else on the pool.
 ///
@@ -31,7 +31,7 @@ pub(super) async fn on_pool<T: Send + 'static>(
 ) -> io::Result<T> {
     engine::count_pool();
     let task = tokio::task::spawn_blocking(move || {
-        leave_the_workers_cpu();
+        settle_new_thread();
         call()
     });
     task.await.map_err(io::Error::other)
@@ -44,13 +44,15 @@ pub(super) fn timed<T>(cost: &Cost, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A new pool thread has inherited the affinity of the worker that started it.
-fn leave_the_workers_cpu() {
-    thread_local!(static LEFT: Cell<bool> = const { Cell::new(false) });
-    if !LEFT.replace(true) {
+/// A new pool thread has inherited the affinity of the worker that started it, and shares its umask.
+fn settle_new_thread() {
+    thread_local!(static SETTLED: Cell<bool> = const { Cell::new(false) });
+    if !SETTLED.replace(true) {
         let mut all = CpuSet::new();
         (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
-        // A refusal leaves the thread where it is, which is slower and still right.
+        // A refusal leaves the thread where it is, which is slower and still right. Without a umask of
+        // its own, what is created applies the caller's by itself.
         let _ = sched_setaffinity(None, &all);
+        let _ = sys::own_umask();
     }
 }

@@ -1,6 +1,6 @@
 //! The system calls of this module, on buffers that own their memory.
 
-use std::{io, os::fd::AsRawFd};
+use std::{cell::Cell, io, os::fd::AsRawFd};
 
 use rustix::{
     fs::Mode,
@@ -39,11 +39,20 @@ fn offset(offset: u64) -> io::Result<i64> {
     i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
+thread_local!(static OWNS_UMASK: Cell<bool> = const { Cell::new(false) });
+
 /// Gives this thread a umask of its own, 0: that of the process belongs to whoever embeds us.
 pub(crate) fn own_umask() -> io::Result<()> {
     // SAFETY: with CLONE_FS alone, this thread gets its own root, working directory and umask, and no
     // descriptor is closed or shared.
     unsafe { unshare_unsafe(UnshareFlags::FS) }?;
     umask(Mode::empty());
+    OWNS_UMASK.set(true);
     Ok(())
+}
+
+/// Whether this thread, a worker's or one of its pool's, has a umask of its own, which is 0 and may be
+/// changed for the time of a call.
+pub fn owns_umask() -> bool {
+    OWNS_UMASK.get()
 }

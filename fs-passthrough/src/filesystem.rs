@@ -1,0 +1,252 @@
+//! The filesystem: each operation, and the file that has it.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+};
+
+use fsrv::{
+    Attributes, Context, Entry, Errno, FileSystem, Init, NodeId, Opened, Result, Stats, abi,
+    op::*,
+    types::{Created, FileLock, StatFs, Statx},
+};
+use fsrv_transport::{io as file_io, mem::Filled};
+
+use crate::{
+    config::{CachePolicy, Config},
+    inode::Inode,
+    ops::{attr, create, data, dir, lock, lookup, name, open, space, xattr},
+    prune::Pruner,
+    shared::{SetupError, Shared},
+};
+
+/// A directory of the host.
+pub struct Passthrough(Arc<Shared>);
+
+impl Passthrough {
+    /// Serves `root`, a directory opened by O_RDONLY.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(root: OwnedFd, config: Config) -> std::result::Result<Self, SetupError> {
+        Shared::new(root, config).map(Arc::new).map(Self)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Runs the system calls of one operation on `inode`: inline while its kind is quick on that
+    /// mount, else on the pool.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        inode: &Inode,
+        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = self.0.clone();
+        let done = file_io::run(inode.mount.cost(cx.opcode), move || call(&shared)).await;
+        Ok(done.map_err(Errno::from)??)
+    }
+}
+
+impl FileSystem for Passthrough {
+    fn init(&self, init: &mut Init) {
+        let config = &self.0.config;
+        init.want(
+            abi::FUSE_ATOMIC_O_TRUNC
+                | abi::FUSE_DO_READDIRPLUS
+                | abi::FUSE_READDIRPLUS_AUTO
+                | abi::FUSE_HANDLE_KILLPRIV_V2
+                | abi::FUSE_POSIX_LOCKS
+                | abi::FUSE_FLOCK_LOCKS
+                | abi::FUSE_CREATE_SUPP_GROUP
+                | abi::FUSE_DIRECT_IO_ALLOW_MMAP,
+        );
+        // The host applies the umask, because it knows the default ACL.
+        if init.offers(abi::FUSE_POSIX_ACL | abi::FUSE_DONT_MASK) {
+            init.want(abi::FUSE_POSIX_ACL | abi::FUSE_DONT_MASK);
+        }
+        if config.writeback {
+            init.want(abi::FUSE_WRITEBACK_CACHE);
+        }
+        if config.cache == CachePolicy::Always {
+            init.want(abi::FUSE_CACHE_SYMLINKS);
+        }
+        let is_exported =
+            self.0.inodes.root().mount.has_handles() && init.offers(abi::FUSE_EXPORT_SUPPORT);
+        if is_exported {
+            init.want(abi::FUSE_EXPORT_SUPPORT);
+        }
+        self.0.is_exported.store(is_exported, Ordering::Relaxed);
+        if let Some(client) = init.client().filter(|_| init.minor() >= 45) {
+            match Pruner::start(Arc::downgrade(&self.0), client.clone()) {
+                Ok(pruner) => drop(self.0.pruner.set(pruner)),
+                Err(error) => tracing::warn!("cannot start the pruning thread: {error}"),
+            }
+        }
+    }
+
+    fn destroy(&self) {
+        self.0.clear();
+    }
+
+    fn forget(&self, nodeid: NodeId, nlookup: u64) {
+        self.0.forget(nodeid, nlookup);
+    }
+
+    fn stats(&self) -> Stats {
+        let (inodes, lookups) = self.0.inodes.count();
+        let locks = self.0.locks.count();
+        Stats { inodes, lookups, handles: self.0.handles.count(), locks }
+    }
+
+    async fn lookup(&self, cx: &Context, op: Lookup<'_>) -> Result<Entry> {
+        lookup::lookup(self, cx, op).await
+    }
+
+    async fn getattr(&self, cx: &Context, op: GetAttr) -> Result<Attributes> {
+        attr::getattr(self, cx, op).await
+    }
+
+    async fn statx(&self, cx: &Context, op: GetStatx) -> Result<Statx> {
+        attr::statx(self, cx, op).await
+    }
+
+    async fn setattr(&self, cx: &Context, op: SetAttr) -> Result<Attributes> {
+        attr::setattr(self, cx, op).await
+    }
+
+    async fn readlink(&self, cx: &Context, op: ReadLink) -> Result<Filled> {
+        lookup::readlink(self, cx, op).await
+    }
+
+    async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
+        create::symlink(self, cx, op).await
+    }
+
+    async fn mknod(&self, cx: &Context, op: MkNod<'_>) -> Result<Entry> {
+        create::mknod(self, cx, op).await
+    }
+
+    async fn mkdir(&self, cx: &Context, op: MkDir<'_>) -> Result<Entry> {
+        create::mkdir(self, cx, op).await
+    }
+
+    async fn create(&self, cx: &Context, op: Create<'_>) -> Result<Created> {
+        create::create(self, cx, op).await
+    }
+
+    async fn tmpfile(&self, cx: &Context, op: TmpFile) -> Result<Created> {
+        create::tmpfile(self, cx, op).await
+    }
+
+    async fn link(&self, cx: &Context, op: Link<'_>) -> Result<Entry> {
+        name::link(self, cx, op).await
+    }
+
+    async fn unlink(&self, cx: &Context, op: Unlink<'_>) -> Result<()> {
+        name::unlink(self, cx, op).await
+    }
+
+    async fn rmdir(&self, cx: &Context, op: RmDir<'_>) -> Result<()> {
+        name::rmdir(self, cx, op).await
+    }
+
+    async fn rename(&self, cx: &Context, op: Rename<'_>) -> Result<()> {
+        name::rename(self, cx, op).await
+    }
+
+    async fn open(&self, cx: &Context, op: Open) -> Result<Opened> {
+        open::open(self, cx, op).await
+    }
+
+    async fn release(&self, _: &Context, op: Release) -> Result<()> {
+        open::release(self, op)
+    }
+
+    async fn flush(&self, _: &Context, op: Flush) -> Result<()> {
+        open::flush(self, op)
+    }
+
+    async fn read(&self, _: &Context, op: Read) -> Result<Filled> {
+        data::read(self, op).await
+    }
+
+    async fn write(&self, cx: &Context, op: Write) -> Result<u32> {
+        data::write(self, cx, op).await
+    }
+
+    async fn fsync(&self, _: &Context, op: Fsync) -> Result<()> {
+        data::fsync(self, op.nodeid, op.fh, op.data_only).await
+    }
+
+    async fn fsyncdir(&self, _: &Context, op: FsyncDir) -> Result<()> {
+        data::fsync(self, op.nodeid, op.fh, op.data_only).await
+    }
+
+    async fn fallocate(&self, cx: &Context, op: Fallocate) -> Result<()> {
+        space::fallocate(self, cx, op).await
+    }
+
+    async fn lseek(&self, cx: &Context, op: Lseek) -> Result<u64> {
+        space::lseek(self, cx, op).await
+    }
+
+    async fn copy_file_range(&self, cx: &Context, op: CopyFileRange) -> Result<u64> {
+        space::copy_file_range(self, cx, op).await
+    }
+
+    async fn statfs(&self, cx: &Context, op: GetStatFs) -> Result<StatFs> {
+        space::statfs(self, cx, op).await
+    }
+
+    async fn syncfs(&self, cx: &Context, op: SyncFs) -> Result<()> {
+        space::syncfs(self, cx, op).await
+    }
+
+    async fn setxattr(&self, cx: &Context, op: SetXattr<'_>) -> Result<()> {
+        xattr::set(self, cx, op).await
+    }
+
+    async fn getxattr(&self, cx: &Context, op: GetXattr<'_>) -> Result<Xattr> {
+        xattr::get(self, cx, op).await
+    }
+
+    async fn listxattr(&self, cx: &Context, op: ListXattr) -> Result<Xattr> {
+        xattr::list(self, cx, op).await
+    }
+
+    async fn removexattr(&self, cx: &Context, op: RemoveXattr<'_>) -> Result<()> {
+        xattr::remove(self, cx, op).await
+    }
+
+    async fn opendir(&self, cx: &Context, op: OpenDir) -> Result<Opened> {
+        dir::opendir(self, cx, op).await
+    }
+
+    async fn readdir(&self, cx: &Context, op: ReadDir) -> Result<DirBuf> {
+        dir::readdir(self, cx, op).await
+    }
+
+    async fn readdirplus(&self, cx: &Context, op: ReadDirPlus) -> Result<DirPlusBuf> {
+        dir::readdirplus(self, cx, op).await
+    }
+
+    async fn releasedir(&self, _: &Context, op: ReleaseDir) -> Result<()> {
+        dir::releasedir(self, op)
+    }
+
+    async fn getlk(&self, _: &Context, op: GetLk) -> Result<FileLock> {
+        lock::getlk(self, op)
+    }
+
+    async fn setlk(&self, cx: &Context, op: SetLk) -> Result<()> {
+        lock::setlk(self, cx, op).await
+    }
+
+    /// The client's kernel decides (`default_permissions`) and does not ask.
+    async fn access(&self, _: &Context, op: Access) -> Result<()> {
+        self.0.inode(op.nodeid).map(drop)
+    }
+}

@@ -1,0 +1,65 @@
+//! The files and directories that the client has open.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use fsrv::Fh;
+use fsrv_transport::io::File;
+
+use crate::{inode::Inode, ops::dir::Position};
+
+/// An open file or directory.
+pub(crate) struct Handle {
+    pub(crate) inode: Arc<Inode>,
+    pub(crate) file: File,
+    /// Where reading a directory stands; a file's is not used.
+    pub(crate) position: Mutex<Position>,
+}
+
+const SHARDS: usize = 16;
+
+/// All open files and directories.
+#[derive(Default)]
+pub(crate) struct Handles {
+    shards: [Mutex<HashMap<u64, Arc<Handle>>>; SHARDS],
+    next: AtomicU64,
+}
+
+impl Handles {
+    pub(crate) fn insert(&self, inode: Arc<Inode>, file: File) -> Fh {
+        let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
+        let handle = Arc::new(Handle { inode, file, position: Mutex::default() });
+        self.shard(fh).insert(fh.0, handle);
+        fh
+    }
+
+    pub(crate) fn get(&self, fh: Fh) -> Option<Arc<Handle>> {
+        self.shard(fh).get(&fh.0).cloned()
+    }
+
+    pub(crate) fn remove(&self, fh: Fh) -> Option<Arc<Handle>> {
+        self.shard(fh).remove(&fh.0)
+    }
+
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        let len = |shard: &Mutex<HashMap<_, _>>| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+        };
+        self.shards.iter().map(len).sum()
+    }
+
+    fn shard(&self, fh: Fh) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
+        self.shards[fh.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

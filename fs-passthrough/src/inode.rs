@@ -1,0 +1,374 @@
+//! The files that the client knows.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use fsrv::{Attr, NodeId};
+use hashbrown::HashTable;
+use rustix::fs::OFlags;
+
+use crate::{
+    mount::Mount,
+    sys::{handle::FileHandle, stat::Stat},
+};
+
+/// A file that the client knows.
+pub(crate) struct Inode {
+    pub(crate) nodeid: NodeId,
+    pub(crate) mount: Arc<Mount>,
+    identity: Identity,
+    pub(crate) generation: u64,
+    /// The inode number and device, by which one held by a descriptor is found.
+    ino: u64,
+    dev: u32,
+    /// The bits of the mode that are the file type.
+    kind: u32,
+    /// Lookups that the client has not taken back. Changed only under the lock of its shard.
+    lookups: AtomicU64,
+    /// [`Stat::version`] when the client last opened it, 0 for never.
+    version: AtomicU64,
+    /// Suid or sgid was set when last seen.
+    has_suid: AtomicBool,
+}
+
+/// How the file is found again.
+enum Identity {
+    /// Nothing pins it: by its handle.
+    Handle(FileHandle),
+    /// By an O_PATH descriptor, which pins it.
+    Fd(OwnedFd),
+}
+
+/// A file on the host, looked up and not yet known to the client.
+pub(crate) struct Found {
+    pub(crate) fd: OwnedFd,
+    pub(crate) stat: Stat,
+    pub(crate) mount: Arc<Mount>,
+    pub(crate) handle: Option<FileHandle>,
+}
+
+impl Inode {
+    fn new(nodeid: NodeId, found: Found, lookups: u64) -> Self {
+        let Found { fd, stat, mount, handle } = found;
+        let generation = match &handle {
+            Some(handle) => handle.generation(),
+            // The time of creation tells two lives of one inode number apart as well.
+            None => {
+                stat.btime.map_or(0, |time| (time.sec.cast_unsigned() << 30) ^ u64::from(time.nsec))
+            }
+        };
+        Self {
+            nodeid,
+            mount,
+            identity: handle.map_or(Identity::Fd(fd), Identity::Handle),
+            generation,
+            ino: stat.attr.ino,
+            dev: stat.dev,
+            kind: stat.attr.file_type(),
+            lookups: AtomicU64::new(lookups),
+            version: AtomicU64::new(0),
+            has_suid: AtomicBool::new(false),
+        }
+    }
+
+    /// The inode number on the host.
+    pub(crate) fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.kind == Attr::DIRECTORY
+    }
+
+    pub(crate) fn is_regular(&self) -> bool {
+        self.kind == Attr::REGULAR
+    }
+
+    /// Whether no descriptor pins it.
+    pub(crate) fn is_held_by_handle(&self) -> bool {
+        matches!(self.identity, Identity::Handle(_))
+    }
+
+    /// Its own O_PATH descriptor, if it has one.
+    pub(crate) fn own_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.identity {
+            Identity::Fd(fd) => Some(fd.as_fd()),
+            Identity::Handle(_) => None,
+        }
+    }
+
+    /// Opens it by its handle.
+    pub(crate) fn open_by_handle(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        match &self.identity {
+            Identity::Handle(handle) => self.mount.open(handle, flags),
+            Identity::Fd(_) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        }
+    }
+
+    /// Notes what was seen of it.
+    pub(crate) fn saw(&self, stat: &Stat) {
+        let has_suid = self.is_regular() && stat.attr.mode & 0o6000 != 0;
+        if has_suid != self.has_suid.load(Ordering::Relaxed) {
+            self.has_suid.store(has_suid, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_suid(&self) {
+        self.has_suid.store(self.is_regular(), Ordering::Relaxed);
+    }
+
+    /// Whether suid or sgid was set when last seen.
+    pub(crate) fn has_suid(&self) -> bool {
+        self.has_suid.load(Ordering::Relaxed)
+    }
+
+    /// Whether the content is what it was when this was last asked.
+    pub(crate) fn is_unchanged(&self, stat: &Stat) -> bool {
+        let version = stat.version();
+        self.version.swap(version, Ordering::Relaxed) == version
+    }
+
+    fn is(&self, found: &Found) -> bool {
+        self.mount.id == found.mount.id
+            && match (&self.identity, &found.handle) {
+                (Identity::Handle(known), Some(handle)) => known == handle,
+                (Identity::Fd(_), None) => {
+                    (self.ino, self.dev) == (found.stat.attr.ino, found.stat.dev)
+                }
+                _ => false,
+            }
+    }
+}
+
+const SHARDS: usize = 16;
+
+/// The most files remembered that the client has forgotten: a client that exports its mount (NFS)
+/// may ask for one by the number that it had.
+const FORGOTTEN_MAX: usize = 1 << 16;
+
+/// All files that the client knows, by node id and by what they are on the host.
+pub(crate) struct Inodes {
+    hasher: RandomState,
+    by_file: [Mutex<HashTable<Arc<Inode>>>; SHARDS],
+    by_id: [Mutex<HashTable<Arc<Inode>>>; SHARDS],
+    root: Arc<Inode>,
+    next: AtomicU64,
+    /// How many are held by a descriptor.
+    by_fd: AtomicU64,
+    forgotten: Mutex<Forgotten>,
+}
+
+#[derive(Default)]
+struct Forgotten {
+    files: HashMap<u64, (Arc<Mount>, FileHandle)>,
+    order: VecDeque<u64>,
+}
+
+impl Inodes {
+    pub(crate) fn new(root: Found) -> Self {
+        let inodes = Self {
+            hasher: RandomState::new(),
+            by_file: Default::default(),
+            by_id: Default::default(),
+            root: Arc::new(Inode::new(NodeId::ROOT, root, 1)),
+            next: AtomicU64::new(NodeId::ROOT.0 + 1),
+            by_fd: AtomicU64::new(0),
+            forgotten: Mutex::default(),
+        };
+        inodes.insert(inodes.root.clone());
+        inodes
+    }
+
+    pub(crate) fn root(&self) -> &Arc<Inode> {
+        &self.root
+    }
+
+    /// The file that the client calls `nodeid`.
+    pub(crate) fn get(&self, nodeid: NodeId) -> Option<Arc<Inode>> {
+        if nodeid == NodeId::ROOT {
+            return Some(self.root.clone());
+        }
+        let hash = self.hash_id(nodeid);
+        lock(&self.by_id[shard(hash)]).find(hash, |inode| inode.nodeid == nodeid).cloned()
+    }
+
+    /// Gives a file to the client: one more lookup of it. One that is not known gets `nodeid`, which
+    /// the client remembers, or a new number.
+    pub(crate) fn enter(&self, found: Found, nodeid: Option<NodeId>) -> Arc<Inode> {
+        let hash = self.hash_file(&found);
+        let mut by_file = lock(&self.by_file[shard(hash)]);
+        if let Some(inode) = by_file.find(hash, |inode| inode.is(&found)) {
+            if inode.nodeid != NodeId::ROOT {
+                inode.lookups.fetch_add(1, Ordering::Relaxed);
+            }
+            return inode.clone();
+        }
+        let nodeid = nodeid.unwrap_or_else(|| NodeId(self.next.fetch_add(1, Ordering::Relaxed)));
+        let inode = Arc::new(Inode::new(nodeid, found, 1));
+        if !inode.is_held_by_handle() {
+            self.by_fd.fetch_add(1, Ordering::Relaxed);
+        }
+        self.insert_by_id(inode.clone());
+        by_file.insert_unique(hash, inode.clone(), |inode| self.hash_inode(inode));
+        inode
+    }
+
+    /// Takes `count` lookups back. Returns whether the client no longer knows the file.
+    pub(crate) fn forget(&self, nodeid: NodeId, count: u64, remember: bool) -> bool {
+        if nodeid == NodeId::ROOT {
+            return false;
+        }
+        let Some(inode) = self.get(nodeid) else { return false };
+        let hash = self.hash_inode(&inode);
+        let mut by_file = lock(&self.by_file[shard(hash)]);
+        let lookups = inode.lookups.load(Ordering::Relaxed);
+        inode.lookups.store(lookups.saturating_sub(count), Ordering::Relaxed);
+        if lookups == 0 || lookups > count {
+            return false;
+        }
+        if let Ok(entry) = by_file.find_entry(hash, |known| Arc::ptr_eq(known, &inode)) {
+            entry.remove();
+        }
+        shrink(&mut by_file, |inode| self.hash_inode(inode));
+        self.remove_by_id(nodeid);
+        drop(by_file);
+        if !inode.is_held_by_handle() {
+            self.by_fd.fetch_sub(1, Ordering::Relaxed);
+        }
+        if remember && let Identity::Handle(handle) = &inode.identity {
+            lock(&self.forgotten).remember(nodeid, &inode.mount, handle);
+        }
+        true
+    }
+
+    /// A file that the client has forgotten and asks for again, opened by O_PATH.
+    pub(crate) fn reopen_forgotten(&self, nodeid: NodeId) -> io::Result<OwnedFd> {
+        let forgotten = lock(&self.forgotten).files.get(&nodeid.0).cloned();
+        let Some((mount, handle)) = forgotten else {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        };
+        mount.open(&handle, OFlags::PATH)
+    }
+
+    /// Forgets everything but the root.
+    pub(crate) fn clear(&self) {
+        for shard in self.by_file.iter().chain(&self.by_id) {
+            *lock(shard) = HashTable::new();
+        }
+        *lock(&self.forgotten) = Forgotten::default();
+        self.by_fd.store(0, Ordering::Relaxed);
+        self.insert(self.root.clone());
+    }
+
+    /// Files known, and lookups not taken back.
+    pub(crate) fn count(&self) -> (u64, u64) {
+        let mut count = (0, 0);
+        for shard in &self.by_id {
+            for inode in lock(shard).iter() {
+                count.0 += 1;
+                if inode.nodeid != NodeId::ROOT {
+                    count.1 += inode.lookups.load(Ordering::Relaxed);
+                }
+            }
+        }
+        count
+    }
+
+    /// How many files are held by a descriptor, the root left out.
+    pub(crate) fn held_by_fd_count(&self) -> u64 {
+        self.by_fd.load(Ordering::Relaxed)
+    }
+
+    /// Up to `max` files that are held by a descriptor, the oldest of each shard first.
+    pub(crate) fn held_by_fd(&self, max: usize) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for shard in &self.by_id {
+            let shard = lock(shard);
+            nodes.extend(
+                shard
+                    .iter()
+                    .filter(|inode| !inode.is_held_by_handle() && inode.nodeid != NodeId::ROOT)
+                    .map(|inode| inode.nodeid),
+            );
+        }
+        nodes.sort_unstable();
+        nodes.truncate(max);
+        nodes
+    }
+
+    fn insert(&self, inode: Arc<Inode>) {
+        let hash = self.hash_inode(&inode);
+        self.insert_by_id(inode.clone());
+        lock(&self.by_file[shard(hash)]).insert_unique(hash, inode, |inode| self.hash_inode(inode));
+    }
+
+    fn insert_by_id(&self, inode: Arc<Inode>) {
+        let hash = self.hash_id(inode.nodeid);
+        lock(&self.by_id[shard(hash)])
+            .insert_unique(hash, inode, |inode| self.hash_id(inode.nodeid));
+    }
+
+    fn remove_by_id(&self, nodeid: NodeId) {
+        let hash = self.hash_id(nodeid);
+        let mut by_id = lock(&self.by_id[shard(hash)]);
+        if let Ok(entry) = by_id.find_entry(hash, |inode| inode.nodeid == nodeid) {
+            entry.remove();
+        }
+        shrink(&mut by_id, |inode| self.hash_id(inode.nodeid));
+    }
+
+    fn hash_id(&self, nodeid: NodeId) -> u64 {
+        self.hasher.hash_one(nodeid)
+    }
+
+    fn hash_file(&self, found: &Found) -> u64 {
+        match &found.handle {
+            Some(handle) => self.hasher.hash_one((found.mount.id, handle)),
+            None => self.hasher.hash_one((found.mount.id, found.stat.attr.ino, found.stat.dev)),
+        }
+    }
+
+    fn hash_inode(&self, inode: &Inode) -> u64 {
+        match &inode.identity {
+            Identity::Handle(handle) => self.hasher.hash_one((inode.mount.id, handle)),
+            Identity::Fd(_) => self.hasher.hash_one((inode.mount.id, inode.ino, inode.dev)),
+        }
+    }
+}
+
+impl Forgotten {
+    fn remember(&mut self, nodeid: NodeId, mount: &Arc<Mount>, handle: &FileHandle) {
+        if self.order.len() == FORGOTTEN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.files.remove(&oldest);
+        }
+        if self.files.insert(nodeid.0, (mount.clone(), handle.clone())).is_none() {
+            self.order.push_back(nodeid.0);
+        }
+    }
+}
+
+/// Gives memory back after a client forgot most of what it knew.
+fn shrink(table: &mut HashTable<Arc<Inode>>, hash: impl Fn(&Arc<Inode>) -> u64) {
+    if table.capacity() > 1024 && table.len() < table.capacity() / 4 {
+        table.shrink_to(table.len() * 2, hash);
+    }
+}
+
+/// The top bits choose the shard; the tables use the others.
+fn shard(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,127 @@
+//! The host's mounts that the shared tree reaches into.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use fsrv::op::Opcode;
+use fsrv_transport::io::Cost;
+use rustix::fs::OFlags;
+
+use crate::{
+    config::InodeFileHandles,
+    sys::{handle::FileHandle, open, stat::Stat},
+};
+
+/// One mount of the host.
+pub(crate) struct Mount {
+    /// The kernel's unique number.
+    pub(crate) id: u64,
+    /// An open directory of it, by which handles are opened; `None` where files are held by
+    /// descriptors.
+    by_handle: Option<OwnedFd>,
+    costs: [Arc<Cost>; OPERATIONS],
+}
+
+/// Codes of operations are below this.
+const OPERATIONS: usize = 64;
+
+/// Operations that take long on any filesystem.
+const LONG: [Opcode; 2] = [Opcode::SyncFs, Opcode::CopyFileRange];
+
+impl Mount {
+    fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool) -> Self {
+        let costs = std::array::from_fn(|code| {
+            let long = LONG.iter().any(|&opcode| opcode as usize == code);
+            Arc::new(if is_remote || long { Cost::slow() } else { Cost::quick() })
+        });
+        Self { id, by_handle, costs }
+    }
+
+    /// Whether files of this mount are held by handles.
+    pub(crate) fn has_handles(&self) -> bool {
+        self.by_handle.is_some()
+    }
+
+    /// What `opcode` costs here.
+    pub(crate) fn cost(&self, opcode: Opcode) -> &Arc<Cost> {
+        &self.costs[opcode as usize % OPERATIONS]
+    }
+
+    /// Opens a file of this mount by its handle.
+    pub(crate) fn open(&self, handle: &FileHandle, flags: OFlags) -> io::Result<OwnedFd> {
+        let Some(fd) = &self.by_handle else { return Err(stale()) };
+        open::by_handle(fd, handle, flags)
+    }
+
+    /// The handle of `fd`, where files of this mount are held so.
+    pub(crate) fn handle_of(&self, fd: impl AsFd) -> Option<FileHandle> {
+        self.by_handle.as_ref().and_then(|_| FileHandle::of(fd).ok())
+    }
+}
+
+/// The mounts met so far, while files of them are known.
+pub(crate) struct Mounts {
+    handles: InodeFileHandles,
+    known: Mutex<HashMap<u64, Weak<Mount>>>,
+}
+
+impl Mounts {
+    pub(crate) fn new(handles: InodeFileHandles) -> Self {
+        Self { handles, known: Mutex::default() }
+    }
+
+    /// The mount of the file `stat` is of, which `fd` refers to. `near` is a likely one.
+    pub(crate) fn of(&self, fd: impl AsFd, stat: &Stat, near: Option<&Arc<Mount>>) -> Arc<Mount> {
+        if let Some(near) = near.filter(|near| near.id == stat.mount) {
+            return near.clone();
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mount) = known.get(&stat.mount).and_then(Weak::upgrade) {
+            return mount;
+        }
+        let by_handle = match self.handles {
+            InodeFileHandles::Never => None,
+            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => by_handle(&fd, stat).ok(),
+        };
+        let mount = Arc::new(Mount::new(stat.mount, by_handle, is_remote(&fd)));
+        known.retain(|_, mount| mount.strong_count() > 0);
+        known.insert(stat.mount, Arc::downgrade(&mount));
+        mount
+    }
+}
+
+/// A descriptor that opens handles of the mount of `fd`, proved by opening `fd` itself.
+///
+/// # Errors
+/// ENOTDIR when `fd` is a mount of a single file, EOPNOTSUPP and EPERM as the kernel says.
+pub(crate) fn by_handle(fd: impl AsFd, stat: &Stat) -> io::Result<OwnedFd> {
+    if stat.attr.file_type() != fsrv::Attr::DIRECTORY {
+        return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mount = rustix::fs::openat(&fd, c".", flags, rustix::fs::Mode::empty())?;
+    FileHandle::of(&fd)?.open(&mount, OFlags::PATH)?;
+    Ok(mount)
+}
+
+/// Whether a call may wait for another machine or process, by `f_type` of `statfs(2)`.
+fn is_remote(fd: impl AsFd) -> bool {
+    const NFS: u64 = 0x6969;
+    const SMB: u64 = 0x517b;
+    const SMB2: u64 = 0xfe53_4d42;
+    const CIFS: u64 = 0xff53_4d42;
+    const FUSE: u64 = 0x6573_5546;
+    const CEPH: u64 = 0x00c3_6400;
+    const V9FS: u64 = 0x0102_1997;
+    const AFS: u64 = 0x5346_414f;
+    let kind = rustix::fs::fstatfs(fd).map_or(0, |stat| stat.f_type as u64);
+    [NFS, SMB, SMB2, CIFS, FUSE, CEPH, V9FS, AFS].contains(&kind)
+}
+
+fn stale() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
+}

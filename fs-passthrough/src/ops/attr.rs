@@ -1,0 +1,146 @@
+//! Attributes.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use fsrv::{
+    Attributes, Context, Fh, NodeId, Result,
+    op::{GetAttr, GetStatx, SetAttr},
+    types::Statx,
+};
+use rustix::fs::OFlags;
+
+use crate::{
+    filesystem::Passthrough,
+    handle::Handle,
+    inode::Inode,
+    shared::{PathFd, Shared},
+    sys::{creds::keeping_suid, meta, stat::Stat},
+};
+
+/// A known file, by an open handle where the client named one.
+pub(crate) struct Target {
+    pub(crate) inode: Arc<Inode>,
+    handle: Option<Arc<Handle>>,
+}
+
+/// A descriptor of a [`Target`].
+enum TargetFd<'t> {
+    Handle(BorrowedFd<'t>),
+    Path(PathFd<'t>),
+}
+
+impl AsFd for TargetFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Handle(fd) => fd.as_fd(),
+            Self::Path(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Target {
+    fn new(fs: &Passthrough, nodeid: NodeId, fh: Option<Fh>) -> Result<Self> {
+        let shared = fs.shared();
+        let handle = fh.map(|fh| shared.handle(nodeid, fh)).transpose()?;
+        let inode = match &handle {
+            Some(handle) => handle.inode.clone(),
+            None => shared.inode(nodeid)?,
+        };
+        Ok(Self { inode, handle })
+    }
+
+    fn fd<'t>(&'t self, shared: &Shared) -> io::Result<TargetFd<'t>> {
+        match &self.handle {
+            Some(handle) => Ok(TargetFd::Handle(handle.file.as_fd())),
+            None => shared.path_fd(&self.inode).map(TargetFd::Path),
+        }
+    }
+}
+
+pub(crate) async fn getattr(fs: &Passthrough, cx: &Context, op: GetAttr) -> Result<Attributes> {
+    let (inode, stat) = stat(fs, cx, op.nodeid, op.fh).await?;
+    Ok(fs.shared().attributes(&inode, &stat))
+}
+
+pub(crate) async fn statx(fs: &Passthrough, cx: &Context, op: GetStatx) -> Result<Statx> {
+    let (_, stat) = stat(fs, cx, op.nodeid, op.fh).await?;
+    Ok(Statx {
+        attr: stat.attr,
+        btime: stat.btime,
+        attributes: stat.attributes,
+        attributes_mask: stat.attributes_mask,
+        ttl: fs.shared().timeouts.attr,
+    })
+}
+
+async fn stat(
+    fs: &Passthrough,
+    cx: &Context,
+    nodeid: NodeId,
+    fh: Option<Fh>,
+) -> Result<(Arc<Inode>, Stat)> {
+    let target = Target::new(fs, nodeid, fh)?;
+    let inode = target.inode.clone();
+    let stat = fs.run(cx, &inode, move |shared| Stat::of(target.fd(shared)?)).await?;
+    Ok((inode, stat))
+}
+
+pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Result<Attributes> {
+    let target = Target::new(fs, op.nodeid, op.fh)?;
+    let inode = target.inode.clone();
+    let stat = fs
+        .run(cx, &inode, move |shared| {
+            let fd = target.fd(shared)?;
+            change(shared, &target, fd.as_fd(), &op)?;
+            Stat::of(fd)
+        })
+        .await?;
+    Ok(fs.shared().attributes(&inode, &stat))
+}
+
+fn change(shared: &Shared, target: &Target, fd: BorrowedFd<'_>, op: &SetAttr) -> io::Result<()> {
+    if op.uid.is_some() || op.gid.is_some() {
+        let invalid = [op.uid, op.gid].contains(&Some(u32::MAX));
+        if invalid {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        meta::chown(fd, op.uid, op.gid)?;
+    }
+    // After the owner: a change of that clears suid.
+    if let Some(mode) = op.mode {
+        let chmod = || meta::chmod(shared.proc_fd(), fd, mode & 0o7777);
+        // The client's kernel has decided about sgid.
+        if mode & 0o6000 != 0 { keeping_suid(chmod)? } else { chmod()? }
+    }
+    if let Some(size) = op.size {
+        let truncate = || truncate(shared, target, size);
+        if target.inode.has_suid() && !op.kill_suidgid {
+            keeping_suid(truncate)?;
+        } else {
+            truncate()?;
+        }
+    }
+    if op.atime.is_some() || op.mtime.is_some() {
+        meta::set_times(fd, op.atime, op.mtime)?;
+    }
+    // The host's clock alone sets the time of this change.
+    Ok(())
+}
+
+/// By the handle when it may write; the client's kernel has checked that the caller may.
+fn truncate(shared: &Shared, target: &Target, size: u64) -> io::Result<()> {
+    if !target.inode.is_regular() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    if let Some(handle) = &target.handle
+        && rustix::fs::ftruncate(&handle.file, size).is_ok()
+    {
+        return Ok(());
+    }
+    let fd = shared.open(&target.inode, OFlags::WRONLY)?;
+    Ok(rustix::fs::ftruncate(fd, size)?)
+}

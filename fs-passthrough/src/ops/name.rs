@@ -1,0 +1,57 @@
+//! Names: more of them, other ones, and fewer.
+
+use std::os::fd::AsFd;
+
+use fsrv::{
+    Context, Entry, Result,
+    op::{Link, Rename, RmDir, Unlink},
+};
+use rustix::fs::{AtFlags, RenameFlags};
+
+use crate::{filesystem::Passthrough, sys::open};
+
+pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result<Entry> {
+    let shared = fs.shared();
+    let inode = shared.inode(op.nodeid)?;
+    let parent = shared.inode(op.new_parent)?;
+    let (name, dir) = (op.new_name.to_buf(), parent.clone());
+    let found = fs
+        .run(cx, &parent, move |shared| {
+            let fd = shared.path_fd(&inode)?;
+            open::link(shared.proc_fd(), &fd, shared.dir_fd(&dir)?, name.as_c_str())?;
+            shared.identify(fd.as_fd().try_clone_to_owned()?, &inode.mount)
+        })
+        .await?;
+    Ok(fs.shared().enter(found))
+}
+
+pub(crate) async fn unlink(fs: &Passthrough, cx: &Context, op: Unlink<'_>) -> Result<()> {
+    let parent = fs.shared().inode(op.parent)?;
+    let (name, dir) = (op.name.to_buf(), parent.clone());
+    fs.run(cx, &parent, move |shared| {
+        Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), AtFlags::empty())?)
+    })
+    .await
+}
+
+pub(crate) async fn rmdir(fs: &Passthrough, cx: &Context, op: RmDir<'_>) -> Result<()> {
+    let parent = fs.shared().inode(op.parent)?;
+    let (name, dir) = (op.name.to_buf(), parent.clone());
+    fs.run(cx, &parent, move |shared| {
+        Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), AtFlags::REMOVEDIR)?)
+    })
+    .await
+}
+
+pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Result<()> {
+    let shared = fs.shared();
+    let parent = shared.inode(op.parent)?;
+    let new_parent = shared.inode(op.new_parent)?;
+    let (name, new_name) = (op.name.to_buf(), op.new_name.to_buf());
+    let (dir, flags) = (parent.clone(), RenameFlags::from_bits_retain(op.flags));
+    fs.run(cx, &parent, move |shared| {
+        let (from, to) = (shared.dir_fd(&dir)?, shared.dir_fd(&new_parent)?);
+        Ok(rustix::fs::renameat_with(from, name.as_c_str(), to, new_name.as_c_str(), flags)?)
+    })
+    .await
+}

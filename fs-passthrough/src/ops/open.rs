@@ -1,0 +1,89 @@
+//! Opening and closing files.
+
+use fsrv::{
+    Context, Fh, Opened, Result, abi,
+    op::{Flush, Open, Release},
+};
+use rustix::fs::OFlags;
+
+use crate::{
+    config::{CachePolicy, Config},
+    filesystem::Passthrough,
+    sys::{creds::keeping_suid, stat::Stat},
+};
+
+pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Opened> {
+    let shared = fs.shared();
+    let inode = shared.inode(op.nodeid)?;
+    let flags = host_flags(&shared.config, op.flags);
+    let keeps_suid = op.truncates() && inode.has_suid() && !op.kill_suidgid;
+    let file = inode.clone();
+    let (file, is_unchanged) = fs
+        .run(cx, &inode, move |shared| {
+            let open = || shared.open(&file, flags);
+            let fd = if keeps_suid { keeping_suid(open)? } else { open()? };
+            let is_unchanged =
+                shared.config.cache == CachePolicy::Auto && file.is_unchanged(&Stat::of(&fd)?);
+            Ok((shared.file(fd, &file)?, is_unchanged))
+        })
+        .await?;
+    let fh = shared.handles.insert(inode, file);
+    Ok(opened(&shared.config, fh, is_unchanged))
+}
+
+/// The flags that the host's file is opened with.
+pub(crate) fn host_flags(config: &Config, flags: u32) -> OFlags {
+    let mut flags = OFlags::from_bits_retain(flags);
+    // What belongs to creation, or to the client's own descriptor.
+    flags.remove(OFlags::CREATE | OFlags::EXCL | OFlags::NOCTTY | OFlags::NONBLOCK);
+    flags.remove(
+        OFlags::PATH | OFlags::TMPFILE | OFlags::DIRECTORY | OFlags::from_bits_retain(ASYNC),
+    );
+    if !config.allow_direct_io {
+        flags.remove(OFlags::DIRECT);
+    }
+    if config.writeback {
+        // The client reads pages that it writes in part, and knows where the end is.
+        if flags & OFlags::RWMODE == OFlags::WRONLY {
+            flags = (flags - OFlags::WRONLY) | OFlags::RDWR;
+        }
+        flags.remove(OFlags::APPEND);
+    }
+    flags
+}
+
+/// O_ASYNC: signals are the client's affair.
+const ASYNC: u32 = 0o20000;
+
+/// The answer to an open, with what the client may do with its cache.
+pub(crate) fn opened(config: &Config, fh: Fh, is_unchanged: bool) -> Opened {
+    let flags = match config.cache {
+        CachePolicy::Never | CachePolicy::Metadata => {
+            abi::FOPEN_DIRECT_IO | abi::FOPEN_PARALLEL_DIRECT_WRITES
+        }
+        CachePolicy::Always => abi::FOPEN_KEEP_CACHE,
+        CachePolicy::Auto if is_unchanged => abi::FOPEN_KEEP_CACHE,
+        CachePolicy::Auto => 0,
+    };
+    Opened { fh, flags }
+}
+
+pub(crate) fn release(fs: &Passthrough, op: Release) -> Result<()> {
+    let shared = fs.shared();
+    let handle = shared.handle(op.nodeid, op.fh)?;
+    if let Some(owner) = op.flock_owner {
+        shared.locks.release_flock(op.nodeid, owner);
+    }
+    shared.locks.release_handle(op.nodeid, op.fh);
+    drop(handle);
+    shared.handles.remove(op.fh);
+    Ok(())
+}
+
+/// What was written is with the host's kernel already; the locks of a process end here.
+pub(crate) fn flush(fs: &Passthrough, op: Flush) -> Result<()> {
+    let shared = fs.shared();
+    shared.handle(op.nodeid, op.fh)?;
+    shared.locks.release_posix(op.nodeid, op.lock_owner);
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Space: of files, and of the filesystem.
+
+use fsrv::{
+    Context, Errno, Result,
+    op::{CopyFileRange, Fallocate, GetStatFs, Lseek, SyncFs},
+    types::StatFs,
+};
+use fsrv_transport::io as file_io;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range as copy_range};
+
+use crate::{filesystem::Passthrough, sys::creds::keeping_suid};
+
+/// The most bytes copied by one request: callers come again for the rest, and may give up between.
+const COPY_MAX: u64 = 1 << 30;
+
+/// FALLOC_FL bits that the host is asked for.
+const MODES: FallocateFlags = FallocateFlags::KEEP_SIZE
+    .union(FallocateFlags::PUNCH_HOLE)
+    .union(FallocateFlags::COLLAPSE_RANGE)
+    .union(FallocateFlags::ZERO_RANGE)
+    .union(FallocateFlags::INSERT_RANGE)
+    .union(FallocateFlags::UNSHARE_RANGE);
+
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> Result<()> {
+    let handle = fs.shared().handle(op.nodeid, op.fh)?;
+    let mode = FallocateFlags::from_bits_retain(op.mode);
+    if !MODES.contains(mode) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    // Root keeps suid, and the ring knows one set of capabilities only.
+    if handle.inode.has_suid() && cx.uid == 0 {
+        let inode = handle.inode.clone();
+        return fs
+            .run(cx, &inode, move |_| {
+                keeping_suid(|| {
+                    Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?)
+                })
+            })
+            .await;
+    }
+    Ok(file_io::fallocate(&handle.file, op.mode, op.offset, op.length).await?)
+}
+
+pub(crate) async fn lseek(fs: &Passthrough, cx: &Context, op: Lseek) -> Result<u64> {
+    let handle = fs.shared().handle(op.nodeid, op.fh)?;
+    let to = match op.whence {
+        SEEK_DATA => SeekFrom::Data(op.offset),
+        SEEK_HOLE => SeekFrom::Hole(op.offset),
+        _ => return Err(Errno::EINVAL),
+    };
+    let inode = handle.inode.clone();
+    fs.run(cx, &inode, move |_| Ok(rustix::fs::seek(&handle.file, to)?)).await
+}
+
+pub(crate) async fn copy_file_range(
+    fs: &Passthrough,
+    cx: &Context,
+    op: CopyFileRange,
+) -> Result<u64> {
+    let shared = fs.shared();
+    if op.flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let from = shared.handle(op.nodeid_in, op.fh_in)?;
+    let to = shared.handle(op.nodeid_out, op.fh_out)?;
+    let len = usize::try_from(op.len.min(COPY_MAX)).map_err(|_| Errno::EINVAL)?;
+    let keeps_suid = to.inode.has_suid() && cx.uid == 0;
+    let inode = to.inode.clone();
+    fs.run(cx, &inode, move |_| {
+        let (mut offset_in, mut offset_out) = (op.offset_in, op.offset_out);
+        let (offset_in, offset_out) = (Some(&mut offset_in), Some(&mut offset_out));
+        let copy = || Ok(copy_range(&from.file, offset_in, &to.file, offset_out, len)?);
+        let copied = if keeps_suid { keeping_suid(copy)? } else { copy()? };
+        Ok(copied as u64)
+    })
+    .await
+}
+
+pub(crate) async fn statfs(fs: &Passthrough, cx: &Context, op: GetStatFs) -> Result<StatFs> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let file = inode.clone();
+    let stat =
+        fs.run(cx, &inode, move |shared| Ok(rustix::fs::fstatvfs(shared.path_fd(&file)?)?)).await?;
+    let clamp = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Ok(StatFs {
+        blocks: stat.f_blocks,
+        bfree: stat.f_bfree,
+        bavail: stat.f_bavail,
+        files: stat.f_files,
+        ffree: stat.f_ffree,
+        bsize: clamp(stat.f_bsize),
+        namelen: clamp(stat.f_namemax),
+        frsize: clamp(stat.f_frsize),
+    })
+}
+
+pub(crate) async fn syncfs(fs: &Passthrough, cx: &Context, op: SyncFs) -> Result<()> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let file = inode.clone();
+    fs.run(cx, &inode, move |shared| Ok(rustix::fs::syncfs(shared.open(&file, OFlags::RDONLY)?)?))
+        .await
+}

@@ -1,0 +1,110 @@
+//! Extended attributes, ACLs among them.
+
+use std::{ffi::CStr, io, os::fd::AsFd};
+
+use fsrv::{
+    Context, Errno, Result,
+    op::{GetXattr, ListXattr, RemoveXattr, SetXattr, Xattr},
+};
+use fsrv_transport::mem::OutBuf;
+
+use crate::{
+    filesystem::Passthrough,
+    inode::Inode,
+    shared::Shared,
+    sys::{creds::keeping_suid, meta, stat::Stat, xattr},
+};
+
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+
+pub(crate) async fn set(fs: &Passthrough, cx: &Context, op: SetXattr<'_>) -> Result<()> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let (name, value) = (op.name.to_owned(), op.value.to_vec());
+    let (file, flags, kill_sgid) = (inode.clone(), op.flags, op.kill_sgid);
+    fs.run(cx, &inode, move |shared| {
+        let fd = shared.path_fd(&file)?;
+        let set = || xattr::set(shared.proc_fd(), &fd, &name, &value, flags);
+        if *name != *ACCESS_ACL {
+            return set();
+        }
+        // The kernel clears sgid for whoever is not in the file's group, which the server seldom is:
+        // the client's kernel has decided.
+        keeping_suid(set)?;
+        if kill_sgid { clear_sgid(shared, &file) } else { Ok(()) }
+    })
+    .await
+}
+
+fn clear_sgid(shared: &Shared, inode: &Inode) -> io::Result<()> {
+    let fd = shared.path_fd(inode)?;
+    let mode = Stat::of(&fd)?.attr.mode & 0o7777;
+    if mode & 0o2000 == 0 {
+        return Ok(());
+    }
+    keeping_suid(|| meta::chmod(shared.proc_fd(), fd.as_fd(), mode & !0o2000))
+}
+
+pub(crate) async fn get(fs: &Passthrough, cx: &Context, op: GetXattr<'_>) -> Result<Xattr> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let (name, file) = (op.name.to_owned(), inode.clone());
+    let room = op.out.as_ref().map_or(0, OutBuf::remaining);
+    let value = fs
+        .run(cx, &inode, move |shared| {
+            let fd = shared.path_fd(&file)?;
+            read(room, |value| xattr::get(shared.proc_fd(), &fd, &name, value))
+        })
+        .await?;
+    reply(op.out, value)
+}
+
+pub(crate) async fn list(fs: &Passthrough, cx: &Context, op: ListXattr) -> Result<Xattr> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let file = inode.clone();
+    let room = op.out.as_ref().map_or(0, OutBuf::remaining);
+    let names = fs
+        .run(cx, &inode, move |shared| {
+            let fd = shared.path_fd(&file)?;
+            read(room, |names| xattr::list(shared.proc_fd(), &fd, names))
+        })
+        .await?;
+    reply(op.out, names)
+}
+
+pub(crate) async fn remove(fs: &Passthrough, cx: &Context, op: RemoveXattr<'_>) -> Result<()> {
+    let inode = fs.shared().inode(op.nodeid)?;
+    let (name, file) = (op.name.to_owned(), inode.clone());
+    fs.run(cx, &inode, move |shared| xattr::remove(shared.proc_fd(), shared.path_fd(&file)?, &name))
+        .await
+}
+
+/// The longest value (`XATTR_SIZE_MAX`) and list of names (`XATTR_LIST_MAX`), in bytes.
+const SIZE_MAX: usize = 64 << 10;
+
+/// A value, or only how long it is.
+enum Value {
+    Size(usize),
+    Bytes(Vec<u8>),
+}
+
+fn read(room: usize, get: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Value> {
+    let mut bytes = vec![0; room.min(SIZE_MAX)];
+    let len = get(&mut bytes)?;
+    if room == 0 {
+        return Ok(Value::Size(len));
+    }
+    bytes.truncate(len);
+    Ok(Value::Bytes(bytes))
+}
+
+fn reply(out: Option<OutBuf>, value: Value) -> Result<Xattr> {
+    match (out, value) {
+        (Some(mut out), Value::Bytes(bytes)) => {
+            out.append(&bytes).map_err(|_| Errno::ERANGE)?;
+            Ok(Xattr::Value(out.finish()))
+        }
+        (_, Value::Size(len)) => Ok(Xattr::Size(u32::try_from(len).map_err(|_| Errno::E2BIG)?)),
+        (None, Value::Bytes(bytes)) => {
+            Ok(Xattr::Size(u32::try_from(bytes.len()).map_err(|_| Errno::E2BIG)?))
+        }
+    }
+}

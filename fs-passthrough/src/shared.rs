@@ -1,0 +1,249 @@
+//! What all operations share, and the way from a node id to a descriptor.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+};
+
+use fsrv::{Attributes, Entry, Errno, Fh, NodeId, Result};
+use fsrv_transport::io::File;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::{
+    config::{Config, InodeFileHandles, Timeouts},
+    dircache::DirCache,
+    handle::{Handle, Handles},
+    inode::{Found, Inode, Inodes},
+    locks::LockTable,
+    mount::{self, Mount, Mounts},
+    prune::Pruner,
+    sys::{open, stat::Stat},
+};
+
+/// Descriptors that are kept for what is not a known file or an open one.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// The most descriptors of directories kept open.
+const DIR_CACHE_MAX: u64 = 1024;
+
+/// Why a directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// `--inode-file-handles mandatory`, and they are not to be had.
+    #[error(
+        "file handles cannot be used for this directory (they need CAP_DAC_READ_SEARCH, and a \
+         filesystem that has them); serve it with --inode-file-handles prefer or never"
+    )]
+    NoFileHandles(#[source] io::Error),
+    /// /proc is needed to open files that are held by descriptors.
+    #[error("cannot open /proc/self/fd; mount /proc first")]
+    NoProc(#[source] io::Error),
+    /// The directory itself cannot be read.
+    #[error("cannot read the shared directory")]
+    Root(#[source] io::Error),
+}
+
+/// What all operations share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) mounts: Mounts,
+    pub(crate) inodes: Inodes,
+    pub(crate) handles: Handles,
+    pub(crate) locks: LockTable,
+    pub(crate) pruner: OnceLock<Pruner>,
+    /// The client may ask for files that it has forgotten.
+    pub(crate) is_exported: AtomicBool,
+    dirs: DirCache,
+    proc_fd: OwnedFd,
+}
+
+/// An O_PATH descriptor of a known file.
+pub(crate) enum PathFd<'i> {
+    Own(BorrowedFd<'i>),
+    Cached(Arc<OwnedFd>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for PathFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(fd) => fd.as_fd(),
+            Self::Cached(fd) => fd.as_fd(),
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(root: OwnedFd, config: Config) -> std::result::Result<Self, SetupError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc_fd = rustix::fs::openat(CWD, c"/proc/self/fd", flags, Mode::empty())
+            .map_err(|error| SetupError::NoProc(error.into()))?;
+        let stat = Stat::of(&root).map_err(SetupError::Root)?;
+        if config.inode_file_handles == InodeFileHandles::Mandatory {
+            mount::by_handle(&root, &stat).map_err(SetupError::NoFileHandles)?;
+        }
+        let mounts = Mounts::new(config.inode_file_handles);
+        let mount = mounts.of(&root, &stat, None);
+        // The root itself is always held by its descriptor.
+        let found = Found { fd: root, stat, mount, handle: None };
+        let dir_cache = (config.max_descriptors / 8).clamp(16, DIR_CACHE_MAX);
+        Ok(Self {
+            timeouts: config.timeouts(),
+            mounts,
+            inodes: Inodes::new(found),
+            handles: Handles::default(),
+            locks: LockTable::new(),
+            pruner: OnceLock::new(),
+            is_exported: AtomicBool::new(false),
+            dirs: DirCache::new(dir_cache as usize),
+            proc_fd,
+            config,
+        })
+    }
+
+    /// The file that the client calls `nodeid`.
+    ///
+    /// # Errors
+    /// ESTALE when it is unknown: the client then looks the name up again.
+    pub(crate) fn inode(&self, nodeid: NodeId) -> Result<Arc<Inode>> {
+        self.inodes.get(nodeid).ok_or(Errno::ESTALE)
+    }
+
+    /// The open file `fh`, which must be of `nodeid`.
+    ///
+    /// # Errors
+    /// EBADF when it is not open.
+    pub(crate) fn handle(&self, nodeid: NodeId, fh: Fh) -> Result<Arc<Handle>> {
+        self.handles.get(fh).filter(|handle| handle.inode.nodeid == nodeid).ok_or(Errno::EBADF)
+    }
+
+    /// A descriptor to look at `inode` with.
+    pub(crate) fn path_fd<'i>(&self, inode: &'i Inode) -> io::Result<PathFd<'i>> {
+        if let Some(fd) = inode.own_fd() {
+            return Ok(PathFd::Own(fd));
+        }
+        if !inode.is_dir() {
+            return inode.open_by_handle(OFlags::PATH).map(PathFd::Opened);
+        }
+        if let Some(fd) = self.dirs.get(inode.nodeid) {
+            return Ok(PathFd::Cached(fd));
+        }
+        let fd = Arc::new(inode.open_by_handle(OFlags::PATH | OFlags::DIRECTORY)?);
+        self.dirs.insert(inode.nodeid, fd.clone());
+        Ok(PathFd::Cached(fd))
+    }
+
+    /// A descriptor of the directory `inode`.
+    pub(crate) fn dir_fd<'i>(&self, inode: &'i Inode) -> io::Result<PathFd<'i>> {
+        if inode.is_dir() {
+            self.path_fd(inode)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOTDIR))
+        }
+    }
+
+    /// Opens `inode`, which must be a regular file or a directory: nothing else is ever opened.
+    pub(crate) fn open(&self, inode: &Inode, flags: OFlags) -> io::Result<OwnedFd> {
+        if !inode.is_regular() && !inode.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        match inode.own_fd() {
+            Some(fd) => open::again(&self.proc_fd, fd, flags),
+            None => inode.open_by_handle(flags),
+        }
+    }
+
+    /// Looks at the child `name` of `dir`.
+    pub(crate) fn find(&self, dir: &Inode, name: &std::ffi::CStr) -> io::Result<Found> {
+        let fd = open::find(self.dir_fd(dir)?, name)?;
+        self.identify(fd, &dir.mount)
+    }
+
+    /// Looks at the file of `fd`, which is probably on the mount `near`.
+    pub(crate) fn identify(&self, fd: OwnedFd, near: &Arc<Mount>) -> io::Result<Found> {
+        let stat = Stat::of(&fd)?;
+        let mount = self.mounts.of(&fd, &stat, Some(near));
+        let handle = mount.handle_of(&fd);
+        let found = Found { fd, stat, mount, handle };
+        if found.handle.is_none() {
+            self.check_descriptors()?;
+        }
+        Ok(found)
+    }
+
+    /// Gives a file to the client.
+    pub(crate) fn enter(&self, found: Found) -> Entry {
+        self.enter_as(found, None)
+    }
+
+    pub(crate) fn enter_as(&self, found: Found, nodeid: Option<NodeId>) -> Entry {
+        let attr = found.stat.attr;
+        let has_suid = attr.mode & 0o6000 != 0;
+        let inode = self.inodes.enter(found, nodeid);
+        if has_suid {
+            inode.set_suid();
+        }
+        Entry {
+            nodeid: inode.nodeid,
+            generation: inode.generation,
+            attr,
+            entry_ttl: self.timeouts.entry,
+            attr_ttl: self.timeouts.attr,
+        }
+    }
+
+    pub(crate) fn attributes(&self, inode: &Inode, stat: &Stat) -> Attributes {
+        inode.saw(stat);
+        Attributes { attr: stat.attr, ttl: self.timeouts.attr }
+    }
+
+    /// Takes lookups back, and closes what was open for a file that is no longer known.
+    pub(crate) fn forget(&self, nodeid: NodeId, count: u64) {
+        let remember = self.is_exported.load(std::sync::atomic::Ordering::Relaxed);
+        if self.inodes.forget(nodeid, count, remember) {
+            self.dirs.remove(nodeid);
+        }
+    }
+
+    /// Forgets the client.
+    pub(crate) fn clear(&self) {
+        self.handles.clear();
+        self.locks.clear();
+        self.inodes.clear();
+        self.dirs.clear();
+    }
+
+    /// An O_PATH descriptor of the file that `fd` has open.
+    pub(crate) fn path_of(&self, fd: impl AsFd) -> io::Result<OwnedFd> {
+        open::again(&self.proc_fd, fd, OFlags::PATH)
+    }
+
+    /// `/proc/self/fd`.
+    pub(crate) fn proc_fd(&self) -> &OwnedFd {
+        &self.proc_fd
+    }
+
+    /// Wraps an open descriptor of `inode` for file operations.
+    pub(crate) fn file(&self, fd: OwnedFd, inode: &Inode) -> io::Result<File> {
+        File::new(fd, inode.mount.cost(fsrv::op::Opcode::Write).clone())
+    }
+
+    /// Running out of descriptors is the client's ENFILE, before it is the server's trouble. Near the
+    /// limit the client is asked to forget what it does not use.
+    fn check_descriptors(&self) -> io::Result<()> {
+        let held = self.inodes.held_by_fd_count();
+        let limit = self.config.max_descriptors.saturating_sub(SPARE_DESCRIPTORS);
+        if held >= limit / 8 * 7
+            && let Some(pruner) = self.pruner.get()
+        {
+            pruner.wake();
+        }
+        if held >= limit {
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        }
+        Ok(())
+    }
+}

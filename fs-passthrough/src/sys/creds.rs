@@ -1,0 +1,180 @@
+//! Whose rights a system call has.
+//!
+//! Permission is decided by the client's kernel. The caller's ids are set only while creating, so
+//! that what is created is theirs; capabilities stay, because a request does not carry all groups.
+
+use std::io;
+
+use rustix::{
+    fs::Mode,
+    process::{Gid, Uid, umask},
+    thread::{
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
+        capabilities_secure_bits, set_capabilities, set_capabilities_secure_bits,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
+
+/// Who creates something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The group of the parent directory when the caller is in it.
+    pub(crate) group: Option<u32>,
+}
+
+/// Prepares a worker's thread: what its pool threads inherit must be set before the first of them.
+///
+/// - A change of ids leaves the capabilities as they are (SECBIT_NO_SETUID_FIXUP).
+/// - CAP_FSETID is not effective, so that the kernel drops suid and sgid on writes.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn prepare_worker() -> io::Result<()> {
+    let sets = capabilities(None)?;
+    if !can_change_ids(&sets) {
+        return Ok(());
+    }
+    let bits = capabilities_secure_bits()?;
+    if !bits.contains(CapabilitiesSecureBits::NO_SETUID_FIXUP) {
+        set_capabilities_secure_bits(bits | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    }
+    let effective = sets.effective - CapabilitySet::FSETID;
+    Ok(set_capabilities(None, CapabilitySets { effective, ..sets })?)
+}
+
+/// Runs `create` with the ids of `caller` and, where this thread has a umask of its own, with `mask`
+/// as that. `create` gets the bits that it must leave out itself.
+///
+/// The ids never outlive the call, and it cannot wait: no guard is handed out.
+///
+/// # Errors
+/// EINVAL for ids that do not exist; those of `create`.
+pub(crate) fn with_credentials<T>(
+    caller: Caller,
+    mask: u32,
+    create: impl FnOnce(u32) -> io::Result<T>,
+) -> io::Result<T> {
+    let _umask;
+    let left = if fsrv_transport::io::owns_umask() {
+        _umask = Umask::set(mask);
+        0
+    } else {
+        mask
+    };
+    SERVER.with(|server| {
+        if !server.changes_ids || (caller.uid, caller.gid) == (server.uid, server.gid) {
+            return create(left);
+        }
+        let _ids = Ids::set(server, caller)?;
+        create(left)
+    })
+}
+
+/// Runs `change` with CAP_FSETID, where the server has it: suid and sgid stay.
+pub(crate) fn keeping_suid<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Ok(sets) = capabilities(None) else { return change() };
+    if !sets.permitted.contains(CapabilitySet::FSETID)
+        || sets.effective.contains(CapabilitySet::FSETID)
+    {
+        return change();
+    }
+    let effective = sets.effective | CapabilitySet::FSETID;
+    set_capabilities(None, CapabilitySets { effective, ..sets })?;
+    let _back = OnDrop(move || {
+        if set_capabilities(None, sets).is_err() {
+            std::process::abort();
+        }
+    });
+    change()
+}
+
+/// What a thread of the server is when it acts for nobody.
+struct Server {
+    uid: u32,
+    gid: u32,
+    groups: Vec<Gid>,
+    /// Whether it may act for others. An ordinary user's server serves that user.
+    changes_ids: bool,
+}
+
+thread_local! {
+    static SERVER: Server = Server {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: rustix::process::getgroups().unwrap_or_default(),
+        changes_ids: capabilities(None).is_ok_and(|sets| can_change_ids(&sets)),
+    };
+}
+
+fn can_change_ids(sets: &CapabilitySets) -> bool {
+    sets.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID)
+}
+
+/// The server's own ids come back when this drops. If they do not, the process must not go on.
+struct Ids<'s> {
+    server: &'s Server,
+    groups_changed: bool,
+}
+
+impl<'s> Ids<'s> {
+    fn set(server: &'s Server, caller: Caller) -> io::Result<Self> {
+        if [Some(caller.uid), Some(caller.gid), caller.group].contains(&Some(u32::MAX)) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // From here on, dropping it restores whatever was changed.
+        let mut ids = Self { server, groups_changed: false };
+        if let Some(group) = caller.group.filter(|&group| group != caller.gid) {
+            ids.groups_changed = true;
+            set_thread_groups(&[Gid::from_raw(group)])?;
+        }
+        set_thread_res_gid(None, Gid::from_raw(caller.gid), None)?;
+        set_thread_res_uid(None, Uid::from_raw(caller.uid), None)?;
+        Ok(ids)
+    }
+}
+
+impl Drop for Ids<'_> {
+    fn drop(&mut self) {
+        let server = self.server;
+        let back = set_thread_res_uid(None, Uid::from_raw(server.uid), None)
+            .and_then(|()| set_thread_res_gid(None, Gid::from_raw(server.gid), None))
+            .and_then(|()| match self.groups_changed {
+                true => set_thread_groups(&server.groups),
+                false => Ok(()),
+            });
+        if back.is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// The umask of this thread, 0 again when this drops.
+struct Umask(bool);
+
+impl Umask {
+    fn set(mask: u32) -> Self {
+        let changed = mask != 0;
+        if changed {
+            umask(Mode::from_raw_mode(mask));
+        }
+        Self(changed)
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        if self.0 {
+            umask(Mode::empty());
+        }
+    }
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
