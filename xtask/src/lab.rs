@@ -17,7 +17,7 @@ const SCRATCH: &str = "/var/tmp";
 
 /// The server under test and a directory which goes when this is dropped.
 pub(crate) struct Lab {
-    pub(crate) fsrv: PathBuf,
+    fsrv: Option<PathBuf>,
     pub(crate) full: bool,
     place: TempDir,
 }
@@ -36,19 +36,42 @@ pub(crate) struct Served {
 }
 
 impl Lab {
-    /// Builds the server unless `fsrv` names one.
-    pub(crate) fn open(fsrv: Option<PathBuf>, full: bool) -> Result<Self> {
-        let fsrv = match fsrv {
-            Some(fsrv) => fs::canonicalize(&fsrv)
+    pub(crate) fn open(full: bool) -> Result<Self> {
+        Ok(Self { fsrv: None, full, place: scratch()? })
+    }
+
+    /// Builds the server as users run it, unless `ready` names one.
+    pub(crate) fn build(&mut self, ready: Option<&Path>) -> Result<()> {
+        let fsrv = match ready {
+            Some(fsrv) => fs::canonicalize(fsrv)
                 .with_context(|| format!("no server at {}", fsrv.display()))?,
             None => build()?,
         };
-        Ok(Self { fsrv, full, place: scratch()? })
+        self.fsrv = Some(fsrv);
+        Ok(())
+    }
+
+    /// The server under test.
+    pub(crate) fn fsrv(&self) -> Result<&Path> {
+        self.fsrv.as_deref().context("there is no server to test")
     }
 
     /// Both engines with both inode modes; with `--full` every cache mode as well.
     pub(crate) fn variants(&self) -> Vec<Variant> {
         if self.full { matrix(&["auto", "metadata", "always", "never"]) } else { matrix(&["auto"]) }
+    }
+
+    /// The same, and the other ways in which data may be cached.
+    pub(crate) fn data_variants(&self) -> Vec<Variant> {
+        let corner = |cache| Variant::new("uring", "prefer", cache);
+        let mut variants = self.variants();
+        if !self.full {
+            variants.extend([corner("never"), corner("always")]);
+        }
+        variants.push(corner("auto").with("--writeback"));
+        variants.push(corner("auto").with("--allow-direct-io"));
+        variants.push(Variant::new("threads", "never", "auto").with("--allow-direct-io"));
+        variants
     }
 
     /// A new directory, open to every user.
@@ -64,7 +87,7 @@ impl Lab {
     /// Serves a directory which may have other mounts.
     pub(crate) fn serve_dir(&self, dir: Rc<TempDir>, variant: &Variant) -> Result<Served> {
         let mountpoint = self.directory()?;
-        let mount = Mount::serve(&self.fsrv, dir.path(), mountpoint.path(), &variant.args)?;
+        let mount = Mount::serve(self.fsrv()?, dir.path(), mountpoint.path(), &variant.args)?;
         Ok(Served { mount, mountpoint, dir })
     }
 }
@@ -79,9 +102,9 @@ impl Variant {
         Self { args: args.to_vec() }
     }
 
-    /// The same, with O_DIRECT handed on to the served directory.
-    pub(crate) fn with_direct_io(mut self) -> Self {
-        self.args.push("--allow-direct-io");
+    /// The same, with one more option.
+    fn with(mut self, option: &'static str) -> Self {
+        self.args.push(option);
         self
     }
 
@@ -126,7 +149,6 @@ fn open_directory(parent: &Path) -> Result<TempDir> {
     Ok(dir)
 }
 
-/// Builds the server as users run it.
 fn build() -> Result<PathBuf> {
     program::show(Command::new("cargo").args(["build", "--release", "--package", "fsrv-cli"]))?;
     let xtask = std::env::current_exe()?;

@@ -13,10 +13,11 @@ mod suites;
 mod tally;
 mod test;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::Parser;
 
-/// What a developer of fsrv does, by name.
+/// Set up a machine for fsrv, test it, measure it
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 enum Task {
@@ -28,13 +29,17 @@ enum Task {
     Count(suites::locks::Count),
 }
 
-fn main() -> Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
         Task::Setup(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::Ci(task) => task.run(),
         Task::Bench(task) => task.run(),
         Task::Fuzz(task) => task.run(),
         Task::Count(task) => task.run(),
+    };
+    if let Err(error) = &outcome {
+        eprintln!("error: {error:#}");
     }
+    ExitCode::from(u8::from(outcome.is_err()))
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::lab::Lab;
 use crate::setup::Setup;
@@ -15,7 +16,8 @@ use crate::tally::Tally;
 /// Run every suite, or those named
 #[derive(Args)]
 pub(crate) struct Test {
-    /// Which suites: checks, unit, pjdfstest, fsx, fio, locks, programs, tree, stress
+    /// Which suites; without any, all but stress
+    #[arg(value_parser = suite_names())]
     suites: Vec<String>,
 
     /// Every cache mode too, other and more seeds, and stress-ng
@@ -36,11 +38,13 @@ struct Row {
 
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
-        let suites = self.chosen()?;
-        Setup {}.run()?;
-        let lab = Lab::open(self.fsrv, self.full)?;
-
-        let rows: Vec<_> = suites.into_iter().map(|suite| run(suite, &lab)).collect();
+        let mut rows = Vec::new();
+        rows.push(step("setup", |_| Setup {}.run()));
+        let mut lab = Lab::open(self.full)?;
+        rows.push(step("build", |_| lab.build(self.fsrv.as_deref())));
+        for suite in self.chosen() {
+            rows.push(step(suite.name, |tally| (suite.run)(&lab, tally)));
+        }
         // The exit below runs no destructors, and the laboratory lies on disk.
         drop(lab);
 
@@ -52,28 +56,26 @@ impl Test {
         exit(i32::from(total.failed > 0));
     }
 
-    fn chosen(&self) -> Result<Vec<&'static Suite>> {
-        for name in &self.suites {
-            if !SUITES.iter().any(|suite| suite.name == name) {
-                let known: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
-                bail!("no suite named {name}; there are {}", known.join(", "));
-            }
-        }
+    fn chosen(&self) -> impl Iterator<Item = &'static Suite> {
         let named = |suite: &&Suite| self.suites.iter().any(|name| name == suite.name);
         let by_default = |suite: &&Suite| self.suites.is_empty() && (self.full || !suite.only_full);
-        Ok(SUITES.iter().filter(|suite| named(suite) || by_default(suite)).collect())
+        SUITES.iter().filter(move |suite| named(suite) || by_default(suite))
     }
 }
 
-/// Runs one suite. A suite that cannot run is a failure, never a skip.
-fn run(suite: &'static Suite, lab: &Lab) -> Row {
-    println!("\n== {}", suite.name);
+fn suite_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(SUITES.iter().map(|suite| suite.name))
+}
+
+/// Runs one suite, or what all need. A suite that cannot run is a failure, never a skip.
+fn step(name: &'static str, run: impl FnOnce(&mut Tally) -> Result<()>) -> Row {
+    println!("\n== {name}");
     let start = Instant::now();
     let mut tally = Tally::default();
-    if let Err(error) = (suite.run)(lab, &mut tally) {
-        tally.count(suite.name, Err(error));
+    if let Err(error) = run(&mut tally) {
+        tally.count(name, Err(error));
     }
-    let row = Row { name: suite.name, time: start.elapsed(), tally };
+    let row = Row { name, time: start.elapsed(), tally };
     row.print();
     row
 }

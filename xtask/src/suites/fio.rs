@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::yardstick::{Case, compare};
-use crate::lab::{Lab, Variant};
+use crate::lab::Lab;
 use crate::program;
 use crate::tally::Tally;
 
@@ -45,9 +45,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     };
     let cases: Vec<_> = JOBS.iter().map(job).collect();
 
-    let mut variants = lab.variants();
-    variants.extend(lab.variants().into_iter().map(Variant::with_direct_io));
-    compare(lab, &variants, &cases, tally)
+    compare(lab, &lab.data_variants(), &cases, tally)
 }
 
 /// Returns how many bytes were written and read back.

@@ -59,7 +59,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
             cases.push(Case::new(format!("{mode}, seed {seed}"), exercise));
         }
     }
-    compare(lab, &lab.variants(), &cases, tally)
+    compare(lab, &lab.data_variants(), &cases, tally)
 }
 
 fn exercise(dir: &Path, config: &str, seed: u32, operations: u32) -> Result<String> {

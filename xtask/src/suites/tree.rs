@@ -30,7 +30,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
 fn on_mount(lab: &Lab, variant: &Variant) -> Result<()> {
     let mountpoint = lab.directory()?;
     let args = [&variant.args[..], &["--readonly"]].concat();
-    let mount = Mount::serve(&lab.fsrv, Path::new(TREE), mountpoint.path(), &args)?;
+    let mount = Mount::serve(lab.fsrv()?, Path::new(TREE), mountpoint.path(), &args)?;
     let mut walk = Walk { buffers: [vec![0; 1 << 20], vec![0; 1 << 20]], files: 0, bytes: 0 };
     walk.compare(Path::new(TREE), mountpoint.path())?;
     println!("{} files, {} MiB", walk.files, walk.bytes >> 20);

@@ -116,3 +116,8 @@ fn mount_answers_as_native_with_threads_and_no_handles() {
 fn mount_answers_as_native_without_a_cache() {
     on_mount(&["--cache", "never"]);
 }
+
+#[test]
+fn mount_answers_as_native_with_everything_cached() {
+    on_mount(&["--cache", "always"]);
+}
