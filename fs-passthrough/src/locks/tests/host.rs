@@ -158,3 +158,25 @@ async fn a_wait_for_the_host_is_interrupted() {
     ofd_setlk(stranger.as_fd(), &lock(UNLOCK, 0, END)).unwrap();
     fixture.assert_clean();
 }
+
+#[tokio::test]
+async fn one_that_the_host_refuses_does_not_keep_those_behind_it_back() {
+    let fixture = Fixture::new();
+    let stranger = fixture.open().unwrap();
+    ofd_setlk(stranger.as_fd(), &lock(READ, 0, 0)).unwrap();
+    fixture.set(posix(A, WRITE, 5, 9)).unwrap();
+    let (first, _) = Context::for_testing(1);
+    let (second, _) = Context::for_testing(2);
+    let requests = [posix(B, WRITE, 0, 9), posix(C, READ, 0, 9)];
+    let mut writer = pin!(fixture.table.setlk(&first, &requests[0], || fixture.open()));
+    let mut reader = pin!(fixture.table.setlk(&second, &requests[1], || fixture.open()));
+    assert!(poll(writer.as_mut()).is_pending());
+    assert!(poll(reader.as_mut()).is_pending());
+    fixture.flush(A);
+    assert!(poll(reader.as_mut()).is_pending(), "the writer came first");
+    assert!(poll(writer.as_mut()).is_pending());
+    soon(reader).await.unwrap();
+    fixture.flush(C);
+    ofd_setlk(stranger.as_fd(), &lock(UNLOCK, 0, END)).unwrap();
+    soon(writer).await.unwrap();
+}

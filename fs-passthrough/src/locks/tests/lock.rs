@@ -104,6 +104,21 @@ fn the_release_of_a_handle_ends_what_was_locked_by_it() {
 }
 
 #[test]
+fn an_owner_is_known_by_the_process_and_the_handle_that_locked_last() {
+    let fixture = Fixture::new();
+    let first = posix(A, WRITE, 0, 9);
+    fixture.set(first).unwrap();
+    let lock_of_9 = FileLock { pid: 9, ..first.lock };
+    fixture.set(LockRequest { fh: Fh(9), lock: lock_of_9, ..first }).unwrap();
+    fixture.set(LockRequest { lock: lock(UNLOCK, 0, 1), ..first }).unwrap();
+    assert_eq!(fixture.get(B, first.lock).pid, 9);
+    fixture.table.release_handle(NODE, first.fh);
+    assert_eq!(fixture.table.count(), 1);
+    fixture.table.release_handle(NODE, Fh(9));
+    fixture.assert_clean();
+}
+
+#[test]
 fn posix_locks_and_flocks_do_not_see_each_other() {
     let fixture = Fixture::new();
     fixture.set(posix(A, WRITE, 0, END)).unwrap();

@@ -220,6 +220,24 @@ async fn a_circle_that_a_grant_closes_is_a_deadlock() {
 }
 
 #[tokio::test]
+async fn one_who_was_told_to_go_on_is_no_part_of_a_circle() {
+    let fixture = Fixture::new();
+    fixture.set(posix(A, WRITE, 5, 5)).unwrap();
+    fixture.set(posix(B, WRITE, 20, 20)).unwrap();
+    let (cx_a, _) = Context::for_testing(1);
+    let (cx_b, _) = Context::for_testing(2);
+    let requests = [posix(A, WRITE, 20, 20), posix(B, WRITE, 5, 5)];
+    let mut b = pin!(fixture.table.setlk(&cx_b, &requests[1], || fixture.open()));
+    assert!(poll(b.as_mut()).is_pending());
+    fixture.set(posix(A, UNLOCK, 5, 5)).unwrap();
+    let mut a = pin!(fixture.table.setlk(&cx_a, &requests[0], || fixture.open()));
+    assert!(poll(a.as_mut()).is_pending());
+    soon(b).await.unwrap();
+    fixture.flush(B);
+    soon(a).await.unwrap();
+}
+
+#[tokio::test]
 async fn two_readers_who_both_convert_a_flock_do_not_wait_for_each_other() {
     let fixture = Fixture::new();
     fixture.set(flock(A, READ)).unwrap();
