@@ -48,6 +48,16 @@ impl Passthrough {
         let done = file_io::run(inode.mount.cost(cx.opcode), move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
     }
+
+    /// As [`Passthrough::run`], for a call that is known to take long.
+    pub(crate) async fn run_long<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = self.0.clone();
+        let done = file_io::on_pool(move || call(&shared)).await;
+        Ok(done.map_err(Errno::from)??)
+    }
 }
 
 impl FileSystem for Passthrough {

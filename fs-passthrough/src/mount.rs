@@ -23,6 +23,8 @@ pub(crate) struct Mount {
     /// An open directory of it, by which handles are opened; `None` where files are held by
     /// descriptors.
     by_handle: Option<OwnedFd>,
+    /// A call may wait for another machine or process.
+    is_remote: bool,
     costs: [Arc<Cost>; OPERATIONS],
 }
 
@@ -36,9 +38,14 @@ impl Mount {
     fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool) -> Self {
         let costs = std::array::from_fn(|code| {
             let long = LONG.iter().any(|&opcode| opcode as usize == code);
-            Arc::new(if is_remote || long { Cost::slow() } else { Cost::quick() })
+            Arc::new(if is_remote || long { Cost::waits() } else { Cost::quick() })
         });
-        Self { id, by_handle, costs }
+        Self { id, by_handle, is_remote, costs }
+    }
+
+    /// Whether a call may wait for another machine or process.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.is_remote
     }
 
     /// Whether files of this mount are held by handles.

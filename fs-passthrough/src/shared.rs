@@ -162,6 +162,31 @@ impl Shared {
         self.identify(fd, &dir.mount)
     }
 
+    /// As [`Shared::find`], without any waiting; `None` when that does not tell.
+    pub(crate) fn find_cached(
+        &self,
+        dir: &Inode,
+        name: &std::ffi::CStr,
+    ) -> Option<io::Result<Found>> {
+        if dir.mount.is_remote() || !dir.is_dir() {
+            return None;
+        }
+        let found = match dir.own_fd() {
+            Some(fd) => open::find_cached(fd, name),
+            None => open::find_cached(self.dirs.get(dir.nodeid)?, name),
+        };
+        Some(found?.and_then(|fd| self.identify(fd, &dir.mount)))
+    }
+
+    /// How many blocks the child `name` of `dir` has, where that can be told without waiting.
+    pub(crate) fn blocks_of(&self, dir: &Inode, name: &std::ffi::CStr) -> u64 {
+        if dir.mount.is_remote() {
+            return 0;
+        }
+        let blocks = self.dir_fd(dir).and_then(|fd| Stat::blocks_at(fd, name));
+        blocks.unwrap_or_default()
+    }
+
     /// Looks at the file of `fd`, which is probably on the mount `near`.
     pub(crate) fn identify(&self, fd: OwnedFd, near: &Arc<Mount>) -> io::Result<Found> {
         let stat = Stat::of(&fd)?;

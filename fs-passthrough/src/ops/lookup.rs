@@ -23,11 +23,16 @@ pub(crate) async fn lookup(fs: &Passthrough, cx: &Context, op: Lookup<'_>) -> Re
     let name = match op.name {
         LookupName::Dot => return lookup_again(fs, cx, op.parent).await,
         LookupName::DotDot => return lookup_parent(fs, cx, op.parent).await,
-        LookupName::Name(name) => name.to_buf(),
+        LookupName::Name(name) => name,
     };
     let parent = shared.inode(op.parent)?;
-    let dir = parent.clone();
-    let found = fs.run(cx, &parent, move |shared| shared.find(&dir, name.as_c_str())).await;
+    let found = match shared.find_cached(&parent, name.as_c_str()) {
+        Some(found) => found.map_err(Errno::from),
+        None => {
+            let (name, dir) = (name.to_buf(), parent.clone());
+            fs.run(cx, &parent, move |shared| shared.find(&dir, name.as_c_str())).await
+        }
+    };
     match found {
         Ok(found) => Ok(shared.enter(found)),
         Err(Errno::ENOENT) if !shared.timeouts.negative.is_zero() => {

@@ -8,7 +8,10 @@ use fsrv::{
 };
 use rustix::fs::{AtFlags, RenameFlags};
 
-use crate::{filesystem::Passthrough, sys::open};
+use crate::{filesystem::Passthrough, shared::Shared, sys::open};
+
+/// Freeing a file of so many blocks of 512 bytes takes longer than going to another thread.
+const LARGE: u64 = (16 << 20) / 512;
 
 pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result<Entry> {
     let shared = fs.shared();
@@ -26,12 +29,14 @@ pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result
 }
 
 pub(crate) async fn unlink(fs: &Passthrough, cx: &Context, op: Unlink<'_>) -> Result<()> {
-    let parent = fs.shared().inode(op.parent)?;
+    let shared = fs.shared();
+    let parent = shared.inode(op.parent)?;
+    let is_large = shared.blocks_of(&parent, op.name.as_c_str()) > LARGE;
     let (name, dir) = (op.name.to_buf(), parent.clone());
-    fs.run(cx, &parent, move |shared| {
+    let unlink = move |shared: &Shared| {
         Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), AtFlags::empty())?)
-    })
-    .await
+    };
+    if is_large { fs.run_long(unlink).await } else { fs.run(cx, &parent, unlink).await }
 }
 
 pub(crate) async fn rmdir(fs: &Passthrough, cx: &Context, op: RmDir<'_>) -> Result<()> {

@@ -22,6 +22,16 @@ pub(crate) fn find(dir: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)?)
 }
 
+/// As [`find`], from what the kernel has in memory alone; `None` when that does not tell.
+pub(crate) fn find_cached(dir: impl AsFd, name: &CStr) -> Option<io::Result<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = BENEATH | ResolveFlags::CACHED;
+    match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+        Err(rustix::io::Errno::AGAIN) => None,
+        found => Some(found.map_err(io::Error::from)),
+    }
+}
+
 /// The directory above `dir`: the one step that leaves a directory, and the caller checks where to.
 pub(crate) fn find_parent(dir: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

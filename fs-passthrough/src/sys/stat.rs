@@ -1,6 +1,6 @@
 //! statx on descriptors.
 
-use std::{io, os::fd::AsFd};
+use std::{ffi::CStr, io, os::fd::AsFd};
 
 use fsrv::{
     Attr,
@@ -30,6 +30,12 @@ impl Stat {
             | StatxFlags::MNT_ID
             | StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
         Ok(Self::from_host(&statx(fd, c"", AtFlags::EMPTY_PATH, mask)?))
+    }
+
+    /// The blocks of 512 bytes of `name` in `dir`.
+    pub(crate) fn blocks_at(dir: impl AsFd, name: &CStr) -> io::Result<u64> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+        Ok(statx(dir, name, flags, StatxFlags::BLOCKS)?.stx_blocks)
     }
 
     fn from_host(stat: &Statx) -> Self {

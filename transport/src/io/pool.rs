@@ -25,8 +25,14 @@ pub async fn run<T: Send + 'static>(
     on_pool(move || timed(&cost, call)).await
 }
 
-/// Runs `call` on the pool.
-pub(super) async fn on_pool<T: Send + 'static>(
+/// Runs `call`, which is known to take long, on the pool.
+///
+/// # Errors
+/// Only when the pool is shutting down or `call` panicked.
+///
+/// # Cancel safety
+/// When the future is dropped, the call still runs to its end.
+pub async fn on_pool<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     engine::count_pool();
