@@ -43,10 +43,14 @@ const ARGS_MAX: usize = 128 << 10;
 /// Argument buffers above this size are not kept.
 const ARGS_KEEP: usize = 8 << 10;
 
+/// What an embedder wants to know of a client; see [`Session::on_begin`].
+type OnBegin = dyn Fn(&Init) + Send + Sync;
+
 /// A filesystem and its client.
 pub struct Session<F> {
     fs: F,
     limits: Limits,
+    on_begin: Option<Box<OnBegin>>,
     begun: AtomicBool,
     /// The client sends the short form of SETXATTR.
     setxattr_compat: AtomicBool,
@@ -91,6 +95,7 @@ impl<F: FileSystem> Session<F> {
         Self {
             fs,
             limits,
+            on_begin: None,
             begun: AtomicBool::new(false),
             setxattr_compat: AtomicBool::new(false),
             workers: Mutex::default(),
@@ -98,6 +103,14 @@ impl<F: FileSystem> Session<F> {
             early: EarlyInterrupts::default(),
             malformed: AtomicU64::new(0),
         }
+    }
+
+    /// Calls `hook` when a client begins, with what was settled and before the client knows. It runs on
+    /// a worker and must not wait.
+    #[must_use]
+    pub fn on_begin(mut self, hook: impl Fn(&Init) + Send + Sync + 'static) -> Self {
+        self.on_begin = Some(Box::new(hook));
+        self
     }
 
     /// The filesystem.
@@ -264,6 +277,9 @@ impl<F: FileSystem> Session<F> {
         self.fs.init(&mut init);
         self.setxattr_compat.store(!init.wants(FUSE_SETXATTR_EXT), Ordering::Relaxed);
         self.begun.store(true, Ordering::SeqCst);
+        if let Some(on_begin) = &self.on_begin {
+            on_begin(&init);
+        }
         let minor = init.minor();
         tracing::debug!(minor, "a client began");
         Ok(init.reply().encode())
