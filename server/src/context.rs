@@ -125,6 +125,8 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn begin(&self, unique: u64) {
+        // An earlier client may have numbered one alike.
+        self.interrupted.store(0, Ordering::SeqCst);
         self.unique.store(unique, Ordering::SeqCst);
     }
 
@@ -142,6 +144,11 @@ impl Flight {
         here
     }
 
+    /// Interrupts the request that is here now.
+    pub(crate) fn interrupt_current(&self) {
+        self.interrupt(self.unique.load(Ordering::SeqCst));
+    }
+
     /// Interrupts whatever request is here, now or later.
     pub(crate) fn close(&self) {
         self.ended.store(true, Ordering::SeqCst);
@@ -149,6 +156,7 @@ impl Flight {
     }
 
     fn is_interrupted(&self, unique: u64) -> bool {
-        self.interrupted.load(Ordering::SeqCst) == unique || self.ended.load(Ordering::SeqCst)
+        let interrupted = self.interrupted.load(Ordering::SeqCst);
+        (interrupted == unique && unique != 0) || self.ended.load(Ordering::SeqCst)
     }
 }

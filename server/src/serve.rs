@@ -48,9 +48,15 @@ async fn run<T: Transport, F: FileSystem>(
     let mut slots = Slots::new();
     let mut budget = BUDGET;
     let mut trim_at: Option<Instant> = None;
-    let ended = loop {
+    let mut ended = None;
+    loop {
         slots.run_woken();
         transport.flush();
+        if slots.len() == 0
+            && let Some(result) = ended
+        {
+            return result;
+        }
         if budget == 0 {
             budget = BUDGET;
             parker.breathe().await?;
@@ -58,7 +64,7 @@ async fn run<T: Transport, F: FileSystem>(
         let is_full = slots.len() - local.parking.parked.get().min(slots.len()) >= depth;
         tokio::select! {
             biased;
-            message = transport.recv(), if !is_full => match message {
+            message = transport.recv(), if !is_full && ended.is_none() => match message {
                 Ok(Some(message)) => {
                     budget -= 1;
                     trim_at.get_or_insert_with(|| Instant::now() + IDLE);
@@ -67,21 +73,16 @@ async fn run<T: Transport, F: FileSystem>(
                         slots.start(session.run(local.clone(), flight, request));
                     }
                 }
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+                end => {
+                    // Nobody will unlock, or wait for, anything any more.
+                    local.close();
+                    ended = Some(end.map(drop));
+                }
             },
             () = slots.woken() => budget = budget.saturating_sub(1),
             () = sleep_until(trim_at.unwrap_or_else(Instant::now)), if trim_at.is_some() => {
                 trim_at = transport.trim().then(|| Instant::now() + IDLE);
             }
         }
-    };
-    // Nobody will unlock, or wait for, anything any more.
-    local.close();
-    while slots.len() > 0 {
-        slots.woken().await;
-        slots.run_woken();
     }
-    transport.flush();
-    ended
 }

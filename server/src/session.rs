@@ -1,8 +1,10 @@
 //! One session: what was settled with the client, the requests in flight, and how one is answered.
 
+mod early;
+mod reset;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     io,
     rc::Rc,
     sync::{
@@ -23,18 +25,18 @@ use crate::{
     context::{Context, Flight, Parking},
     errno::{Errno, Result},
     fs::FileSystem,
-    init::{self, Init, Limits},
-    notify::{Client, reply_header},
-    op::{Answer, Args, Encode, Extensions, Fixed, Grant, Opcode, Operation, Release, ReleaseDir},
+    init::{Init, Limits},
+    notify::reply_header,
+    op::{Answer, Args, Extensions, Fixed, Grant, Opcode, Operation, Release, ReleaseDir},
     stats::{Requests, SessionStats},
     types::NodeId,
 };
 
+use early::EarlyInterrupts;
+use reset::Reset;
+
 /// The most requests that may wait for a client on one worker.
 const PARKED_MAX: usize = 1024;
-
-/// The most interrupts remembered for requests that another worker has not begun yet.
-const EARLY_MAX: usize = 64;
 
 /// The most bytes of arguments, data not counted: the largest attribute with its name, and more
 /// than any other request has.
@@ -52,6 +54,7 @@ pub struct Session<F> {
     limits: Limits,
     on_begin: Option<Box<OnBegin>>,
     begun: AtomicBool,
+    reset: Reset,
     /// The client sends the short form of SETXATTR.
     setxattr_compat: AtomicBool,
     workers: Mutex<Vec<Arc<Worker>>>,
@@ -97,6 +100,7 @@ impl<F: FileSystem> Session<F> {
             limits,
             on_begin: None,
             begun: AtomicBool::new(false),
+            reset: Reset::default(),
             setxattr_compat: AtomicBool::new(false),
             workers: Mutex::default(),
             past: Mutex::default(),
@@ -211,7 +215,7 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Does what concerns the session itself, and returns what does not.
-    fn own<C: Completion>(&self, local: &Local, request: Request<C>) -> Option<Request<C>> {
+    fn own<C: Completion>(&self, local: &Local, mut request: Request<C>) -> Option<Request<C>> {
         let nodeid = NodeId(request.header.nodeid);
         let args = &request.args;
         let reply = match request.opcode {
@@ -222,7 +226,7 @@ impl<F: FileSystem> Session<F> {
                 None
             }
             Opcode::BatchForget => {
-                self.batch_forget(args);
+                self.batch_forget(args, &mut request.data);
                 None
             }
             Opcode::Interrupt => {
@@ -234,16 +238,7 @@ impl<F: FileSystem> Session<F> {
             }
             // Nothing is ever asked for that this would answer.
             Opcode::NotifyReply => None,
-            Opcode::Init => Some(self.init(local, args)),
-            Opcode::Destroy => {
-                if self.begun.swap(false, Ordering::SeqCst) {
-                    self.fs.destroy();
-                }
-                Some(Ok(().encode()))
-            }
-            _ if self.begun.load(Ordering::Relaxed) => return Some(request),
-            // No filesystem operation before INIT.
-            _ => Some(Err(Errno::EIO)),
+            _ => return Some(request),
         };
         match reply {
             Some(reply) => drop(answer(request.completion, request.header.unique, reply)),
@@ -253,36 +248,19 @@ impl<F: FileSystem> Session<F> {
         None
     }
 
-    fn batch_forget(&self, args: &[u8]) {
-        let Ok((head, list)) = fuse_batch_forget_in::read_from_prefix(args) else { return };
-        let entries = list.chunks_exact(size_of::<fuse_forget_one>());
-        for one in entries.take(head.count as usize).filter_map(parse::<fuse_forget_one>) {
-            self.fs.forget(NodeId(one.nodeid), one.nlookup);
+    /// A kernel puts as many into one message as its largest write has room for, so the list is not
+    /// copied as a whole.
+    fn batch_forget(&self, args: &[u8], list: &mut InBuf) {
+        let count = parse::<fuse_batch_forget_in>(args).map_or(0, |head| head.count);
+        let mut one = [0; size_of::<fuse_forget_one>()];
+        for _ in 0..count {
+            if list.take_front(&mut one).is_err() {
+                return;
+            }
+            if let Some(fuse_forget_one { nodeid, nlookup }) = parse(&one) {
+                self.fs.forget(NodeId(nodeid), nlookup);
+            }
         }
-    }
-
-    fn init(&self, local: &Local, args: &[u8]) -> Result<Answer> {
-        let head: fuse_init_in_head = parse(args).ok_or(Errno::EINVAL)?;
-        match head.major {
-            FUSE_KERNEL_VERSION => {}
-            newer if newer > FUSE_KERNEL_VERSION => return Ok(init::our_version().encode()),
-            _ => return Err(Errno::EPROTO),
-        }
-        let flags2 = parse::<fuse_init_in>(args).map_or(0, |full| full.flags2);
-        let client = local.notifier.clone().map(Client::new);
-        let mut init = Init::new(head, flags2, self.limits, client)?;
-        if self.begun.swap(false, Ordering::SeqCst) {
-            self.fs.destroy();
-        }
-        self.fs.init(&mut init);
-        self.setxattr_compat.store(!init.wants(FUSE_SETXATTR_EXT), Ordering::Relaxed);
-        self.begun.store(true, Ordering::SeqCst);
-        if let Some(on_begin) = &self.on_begin {
-            on_begin(&init);
-        }
-        let minor = init.minor();
-        tracing::debug!(minor, "a client began");
-        Ok(init.reply().encode())
     }
 
     /// Interrupts a request, wherever it is.
@@ -292,7 +270,11 @@ impl<F: FileSystem> Session<F> {
         }
         // Where descriptors are cloned, another worker may have read the request and not begun it.
         self.early.remember(unique);
-        self.find_and_interrupt(unique)
+        let found = self.find_and_interrupt(unique);
+        if found {
+            self.early.forget(unique);
+        }
+        found
     }
 
     fn find_and_interrupt(&self, unique: u64) -> bool {
@@ -313,8 +295,11 @@ impl<F: FileSystem> Session<F> {
         flight: Arc<Flight>,
         request: Request<C>,
     ) {
+        if matches!(request.opcode, Opcode::Init | Opcode::Destroy) {
+            return self.reset(&local, request).await;
+        }
         let Request { opcode, header, args, data, output, completion } = request;
-        let _counted = local.shared.count_in_flight();
+        let _in_flight = self.enter_flight(&local);
         flight.begin(header.unique);
         self.early.deliver(&flight, header.unique);
         let mut cx = Context {
@@ -328,6 +313,8 @@ impl<F: FileSystem> Session<F> {
             parking: local.parking.clone(),
         };
         let reply = match Extensions::split_off(&header, &args) {
+            // No filesystem operation before INIT, or while a client ends.
+            _ if !self.begun.load(Ordering::SeqCst) => Err(Errno::EIO),
             Ok((bytes, extensions)) => {
                 cx.group = extensions.group;
                 let mut args = Args::new(bytes, data, output);
@@ -368,19 +355,6 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
-impl Worker {
-    fn count_in_flight(self: &Arc<Self>) -> impl Drop + use<> {
-        struct Counted(Arc<Worker>);
-        impl Drop for Counted {
-            fn drop(&mut self) {
-                self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Counted(self.clone())
-    }
-}
-
 impl Local {
     /// The flight of place `index`, made when the place is first used.
     pub(crate) fn flight(&self, index: usize) -> Arc<Flight> {
@@ -403,6 +377,7 @@ impl Local {
         let len = match opcode {
             Opcode::Write => size_of::<fuse_write_in>(),
             Opcode::NotifyReply => size_of::<fuse_notify_retrieve_in>(),
+            Opcode::BatchForget => size_of::<fuse_batch_forget_in>(),
             _ => input.len(),
         };
         if len > ARGS_MAX {
@@ -419,37 +394,6 @@ impl Local {
             args.clear();
             self.args.borrow_mut().push(args);
         }
-    }
-}
-
-/// Interrupts that came before their request was begun.
-#[derive(Default)]
-struct EarlyInterrupts {
-    any: AtomicBool,
-    uniques: Mutex<VecDeque<u64>>,
-}
-
-impl EarlyInterrupts {
-    fn remember(&self, unique: u64) {
-        let mut uniques = lock(&self.uniques);
-        if uniques.len() == EARLY_MAX {
-            uniques.pop_front();
-        }
-        uniques.push_back(unique);
-        self.any.store(true, Ordering::SeqCst);
-    }
-
-    /// Interrupts request `unique`, which `flight` has begun, if its interrupt came first.
-    fn deliver(&self, flight: &Flight, unique: u64) {
-        if !self.any.load(Ordering::SeqCst) {
-            return;
-        }
-        let mut uniques = lock(&self.uniques);
-        if let Some(index) = uniques.iter().position(|&early| early == unique) {
-            uniques.remove(index);
-            flight.interrupt(unique);
-        }
-        self.any.store(!uniques.is_empty(), Ordering::SeqCst);
     }
 }
 
