@@ -51,7 +51,7 @@ punch_hole = 2
 ";
 
 pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
-    let (seeds, operations) = if lab.full { (20, 20_000) } else { (4, 8_000) };
+    let (seeds, operations) = if lab.full { (20, 20_000) } else { (2, 5_000) };
     let mut cases = Vec::new();
     for (mode, config) in [("buffered", BUFFERED), ("mapped", MAPPED)] {
         for seed in 1..=seeds {

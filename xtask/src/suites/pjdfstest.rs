@@ -39,6 +39,16 @@ allow_remount = REMOUNT
 entries = [["nobody", "nogroup"], ["tests", "tests"]]
 "#;
 
+/// The tests remount by mount(8), which hands FUSE filesystems to a program of libfuse unless told not to. An unlinked
+/// file keeps its mount busy until the server has answered a RELEASE that close(2) did not wait for: hence the loop.
+const REMOUNT: &str = r#"#!/bin/sh
+for attempt in 1 2 3 4 5 6 7 8 9; do
+    MOUNT --internal-only "$@" 2>/dev/null && exit
+    sleep 0.05
+done
+exec MOUNT --internal-only "$@"
+"#;
+
 /// How each test ended (`ok`, `FAILED`, `skipped`), and what it said.
 type Outcomes = BTreeMap<String, (String, String)>;
 
@@ -102,13 +112,9 @@ impl Pjdfstest {
         fs::write(tools.path().join("in-place.toml"), CONFIG.replace("REMOUNT", "false"))?;
         fs::write(tools.path().join("remounting.toml"), CONFIG.replace("REMOUNT", "true"))?;
 
-        // The tests remount by mount(8), which hands FUSE filesystems to a program of libfuse unless told not to.
         let system = setup::find("mount").context("no mount program")?;
         let mount = tools.path().join("mount");
-        fs::write(
-            &mount,
-            format!("#!/bin/sh\nexec {} --internal-only \"$@\"\n", system.display()),
-        )?;
+        fs::write(&mount, REMOUNT.replace("MOUNT", &system.display().to_string()))?;
         fs::set_permissions(&mount, Permissions::from_mode(0o755))?;
         Ok(Self { program, tools })
     }
