@@ -7,13 +7,13 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum MountError {
     /// The mount point does not exist.
-    #[error("cannot mount on {}: no such directory; create it first", .path.display())]
+    #[error("cannot mount on {}: No such file or directory; create it first", .path.display())]
     Missing {
         /// The mount point.
         path: PathBuf,
     },
     /// The mount point, or something on the way to it, is no directory.
-    #[error("cannot mount on {}: not a directory", .path.display())]
+    #[error("cannot mount on {}: Not a directory", .path.display())]
     NotADirectory {
         /// The mount point.
         path: PathBuf,

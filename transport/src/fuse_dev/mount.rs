@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::UnmountFlags;
+use rustix::{
+    fs::{Mode, OFlags, open, syncfs},
+    mount::UnmountFlags,
+};
 
 use super::{
     Device, MountError, MountOptions, direct,
@@ -101,6 +104,19 @@ impl Mount {
     /// `ResourceBusy` while another mount covers this one.
     pub fn detach(&self) -> io::Result<()> {
         self.remove(UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+    }
+
+    /// Writes back what the kernel has cached of this mount, which must be served meanwhile.
+    ///
+    /// # Errors
+    /// When something could not be written.
+    pub fn sync(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = open(&self.path, flags, Mode::empty())?;
+        if MountId::of(&root)?.is_same(&self.id) {
+            syncfs(&root)?;
+        }
+        Ok(())
     }
 
     /// Detaches the mount and aborts its connection: whoever waits for the server gets an error.

@@ -37,7 +37,9 @@ pub(super) fn mount(point: &MountPoint, options: &MountOptions) -> Result<Device
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => MountError::NoPermission { path: path.clone() },
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                MountError::NoPermission { path: path.clone() }
+            }
             _ => failed(error),
         })?;
     let received = receive(&ours);

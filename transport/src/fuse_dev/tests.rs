@@ -123,9 +123,10 @@ fn a_place_that_cannot_be_mounted_on_is_named_with_its_reason() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(
-        refusal(&dir.path().join("none")).ends_with("/none: no such directory; create it first")
+        refusal(&dir.path().join("none"))
+            .ends_with("/none: No such file or directory; create it first")
     );
-    assert!(refusal(&file).ends_with("/file: not a directory"));
+    assert!(refusal(&file).ends_with("/file: Not a directory"));
 }
 
 #[test]

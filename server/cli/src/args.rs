@@ -1,0 +1,287 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use fsrv_passthrough::{CachePolicy, InodeFileHandles};
+use fsrv_transport::{fuse_dev::MountOptions, worker};
+
+const EXAMPLE: &str = "\
+Example:
+  fsrv serve --fuse /mnt --dir /srv/data
+          shows /srv/data at /mnt until Ctrl-C or `umount /mnt`";
+
+/// Serve a directory to a mount point.
+#[derive(Parser, Debug)]
+#[command(name = "fsrv", version, after_help = EXAMPLE)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Serve(Box<Serve>),
+}
+
+/// Serve a directory until the mount is removed or a signal comes.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Serve {
+    /// The directory to serve
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    pub(crate) dir: PathBuf,
+
+    /// Refuse every change with EROFS
+    #[arg(long, help_heading = "What to serve")]
+    pub(crate) readonly: bool,
+
+    /// The mount point to serve it at
+    #[arg(long, value_name = "MOUNTPOINT", help_heading = "Where to serve it")]
+    pub(crate) fuse: PathBuf,
+
+    /// Let other users in: `auto` does so as root
+    #[arg(
+        long,
+        value_name = "WHO",
+        value_enum,
+        default_value_t,
+        help_heading = "Where to serve it"
+    )]
+    pub(crate) allow_other: AllowOther,
+
+    /// Options of the mount itself, as mount(8) has them: nosuid, nodev, noexec, noatime, ..
+    #[arg(
+        short = 'o',
+        long = "mount-options",
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = mount_option,
+        help_heading = "Where to serve it"
+    )]
+    pub(crate) mount_options: Vec<String>,
+
+    /// How much the client may keep: names and attributes for 1 s (`auto`) or 24 h (`metadata`, and
+    /// with data `always`), or nothing (`never`)
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t, help_heading = "Caching")]
+    pub(crate) cache: Cache,
+
+    /// How long attributes hold
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
+          help_heading = "Caching")]
+    pub(crate) attr_timeout: Option<Duration>,
+
+    /// How long names hold
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
+          help_heading = "Caching")]
+    pub(crate) entry_timeout: Option<Duration>,
+
+    /// How long it holds that a name does not exist
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
+          help_heading = "Caching")]
+    pub(crate) negative_timeout: Option<Duration>,
+
+    /// Let the client gather writes; for a directory that nobody else changes
+    #[arg(long, conflicts_with = "readonly", help_heading = "Caching")]
+    pub(crate) writeback: bool,
+
+    /// Let O_DIRECT reach the host's files
+    #[arg(long, help_heading = "Caching")]
+    pub(crate) allow_direct_io: bool,
+
+    /// Hold known files by file handle instead of by descriptor
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Resources")]
+    pub(crate) inode_file_handles: Handles,
+
+    /// Threads that serve, each on a CPU of its own [default: one for each CPU]
+    #[arg(long, value_name = "N", value_parser = workers, help_heading = "Resources")]
+    pub(crate) workers: Option<usize>,
+
+    /// How file I/O is done that has to wait
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t, help_heading = "Resources")]
+    pub(crate) io_engine: IoEngine,
+
+    /// The most open descriptors [default: as many as this process may have]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..),
+          help_heading = "Resources")]
+    pub(crate) rlimit_nofile: Option<u64>,
+
+    /// The least important messages to log
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t, help_heading = "Logging")]
+    pub(crate) log_level: LogLevel,
+
+    /// How they are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Logging")]
+    pub(crate) log_format: LogFormat,
+
+    /// Say on standard output when the mount is there, then leave standard output and error alone
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum AllowOther {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Cache {
+    #[default]
+    Auto,
+    Metadata,
+    Always,
+    Never,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Handles {
+    Never,
+    #[default]
+    Prefer,
+    Mandatory,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum IoEngine {
+    #[default]
+    Auto,
+    Uring,
+    Threads,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Cli {
+    /// # Errors
+    /// What is wrong with `words`, or the help that they ask for.
+    pub(crate) fn parse(words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(words)?;
+        let Command::Serve(serve) = &cli.command;
+        if serve.writeback && serve.cache == Cache::Never {
+            let message = "--writeback cannot be used with --cache never: the client has nowhere to \
+                           gather writes";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(cli)
+    }
+}
+
+impl Cache {
+    pub(crate) fn policy(self) -> CachePolicy {
+        match self {
+            Self::Auto => CachePolicy::Auto,
+            Self::Metadata => CachePolicy::Metadata,
+            Self::Always => CachePolicy::Always,
+            Self::Never => CachePolicy::Never,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Metadata => "metadata",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+impl Handles {
+    pub(crate) fn choice(self) -> InodeFileHandles {
+        match self {
+            Self::Never => InodeFileHandles::Never,
+            Self::Prefer => InodeFileHandles::Prefer,
+            Self::Mandatory => InodeFileHandles::Mandatory,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    let cpus = worker::cpus().map_err(|error| error.to_string())?.len();
+    match text.parse() {
+        Ok(workers) if (1..=cpus).contains(&workers) => Ok(workers),
+        _ => Err(format!("it is 1 to {cpus}, the CPUs that this process may use")),
+    }
+}
+
+fn mount_option(word: &str) -> Result<String, String> {
+    if MountOptions::new("").set(word) {
+        Ok(word.to_owned())
+    } else {
+        Err("no option of a mount".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::first_paragraph;
+
+    #[test]
+    fn a_command_line_with_two_paths_is_enough() {
+        let serve = parse(&[]).unwrap();
+        assert_eq!((serve.fuse, serve.dir), ("/mnt".into(), "/data".into()));
+        assert_eq!((serve.cache, serve.io_engine), (Cache::Auto, IoEngine::Auto));
+    }
+
+    #[test]
+    fn timeouts_are_seconds_with_a_fraction() {
+        let serve = parse(&["--attr-timeout", "0.25"]).unwrap();
+        assert_eq!(serve.attr_timeout, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_and_named() {
+        for (words, named) in [
+            (&["--cache", "auto", "--cache", "never"][..], "--cache"),
+            (&["--readonly", "--readonly"], "--readonly"),
+            (&["--readonly", "--writeback"], "--writeback"),
+            (&["--cache", "never", "--writeback"], "--writeback"),
+            (&["--attr-timeout", "-1"], "--attr-timeout"),
+            (&["--entry-timeout", "nan"], "--entry-timeout"),
+            (&["--workers", "0"], "--workers"),
+            (&["--workers", "100000"], "--workers"),
+            (&["--rlimit-nofile", "1"], "--rlimit-nofile"),
+            (&["-o", "nosuid,cache"], "cache"),
+            (&["extra"], "extra"),
+        ] {
+            let said = first_paragraph(&parse(words).unwrap_err());
+            assert!(said.contains(named), "{named} in {said}");
+            assert!(!said.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
+        let words = ["fsrv", "serve", "--fuse", "/mnt", "--dir", "/data"];
+        let words = words.iter().chain(more).map(OsString::from).collect();
+        Cli::parse(words).map(|Cli { command: Command::Serve(serve) }| *serve)
+    }
+}

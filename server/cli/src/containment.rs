@@ -1,0 +1,111 @@
+//! What the server can no longer do once it serves.
+//!
+//! Called on the main thread before there is any other: what a thread gives up, threads that it
+//! starts never have.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
+    capability_is_in_bounding_set, remove_capability_from_bounding_set, set_capabilities,
+    set_capabilities_secure_bits, set_no_new_privs,
+};
+
+/// What serving a directory for many users takes. SYS_ADMIN is among them to unmount, and for
+/// attributes in `trusted.*`.
+const NEEDED: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SYS_ADMIN);
+
+/// Each with its lock. A worker that takes a user's id keeps its capabilities, and a program that
+/// this process would start gets none.
+const SECURE_BITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
+    .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
+
+/// Whether a program with more rights has to be started later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Programs {
+    None,
+    /// fusermount3, to unmount.
+    Unmount,
+}
+
+/// What was given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Containment {
+    no_new_privs: bool,
+    capabilities: CapabilitySet,
+}
+
+/// Whether this process may open files by handle.
+pub(crate) fn can_open_by_handle() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::DAC_READ_SEARCH))
+}
+
+/// Gives up what serving does not take, and leaves the working directory.
+///
+/// # Errors
+/// When the kernel refuses to take something away.
+pub(crate) fn apply(programs: Programs) -> Result<Containment> {
+    let sets = capabilities(None).context("cannot read the capabilities")?;
+    if sets.effective.contains(CapabilitySet::SETPCAP) {
+        bound().context("cannot reduce the bounding set of capabilities")?;
+        let bits = capabilities_secure_bits()? | SECURE_BITS;
+        set_capabilities_secure_bits(bits).context("cannot set the secure bits")?;
+    }
+    let kept = sets.permitted & NEEDED;
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
+        .context("cannot drop capabilities")?;
+    let no_new_privs = programs == Programs::None;
+    if no_new_privs {
+        set_no_new_privs(true).context("cannot set no_new_privs")?;
+    }
+    std::env::set_current_dir("/").context("cannot leave the working directory")?;
+    Ok(Containment { no_new_privs, capabilities: kept })
+}
+
+/// Takes what is not needed out of the bounding set.
+fn bound() -> rustix::io::Result<()> {
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        // The kernel knows no capability from here on.
+        let Ok(is_there) = capability_is_in_bounding_set(one) else { break };
+        if is_there && !NEEDED.contains(one) {
+            remove_capability_from_bounding_set(one)?;
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Containment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("contained by ")?;
+        if self.no_new_privs {
+            f.write_str("no_new_privs, ")?;
+        }
+        match self.capabilities.bits().count_ones() {
+            0 => f.write_str("no capabilities")?,
+            n => write!(f, "{n} capabilities")?,
+        }
+        if self.capabilities.contains(CapabilitySet::SYS_ADMIN) {
+            f.write_str(" (sys_admin to unmount)")?;
+        }
+        if !self.no_new_privs {
+            f.write_str("; fusermount3 has to unmount, so no no_new_privs")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! How errors are told: in one line.
+
+use std::{fmt, io::Write, process::ExitCode};
+
+use clap::error::ErrorKind;
+
+/// The command line was wrong.
+const USAGE: u8 = 2;
+
+/// Tells what is wrong with a command line, or what was asked about it.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A reader that went away has read what it wanted.
+            let _ = error.print();
+        }
+        _ => say(format_args!("fsrv: {}; see `fsrv serve --help`", first_paragraph(error))),
+    }
+    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+}
+
+/// Tells why `program` failed.
+pub(crate) fn failure(program: &str, error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    say(format_args!("{program}: {}", error.replace('\n', "; ")));
+}
+
+/// Writes a line to standard error, which may be closed.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What clap says before its hints, in one line.
+pub(crate) fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = paragraph.split_whitespace().collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}

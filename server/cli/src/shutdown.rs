@@ -1,0 +1,77 @@
+//! The end of a mount.
+
+use std::{io, sync::Arc, time::Duration};
+
+use fsrv_transport::fuse_dev::Mount;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::signals::Signals;
+
+/// How long processes may go on using a mount that is to go.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often they are asked.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How long writing back what the client has cached may take before a busy mount is detached.
+const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+
+/// Unmounts, at the latest after five seconds or at the next signal by detaching.
+///
+/// # Errors
+/// When the mount is still there.
+pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Result<()> {
+    let why = tokio::select! {
+        result = unmount_when_idle(mount) => match result {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
+        () = signals.next() => "a second signal".to_owned(),
+    };
+    tracing::warn!("{} is detached lazily: {why}", mount.path().display());
+    // Detaching waits for nobody when it also aborts the connection, which ends with us anyway.
+    mount.abort()
+}
+
+/// # Errors
+/// Why it could not be unmounted in time.
+async fn unmount_when_idle(mount: &Arc<Mount>) -> io::Result<()> {
+    let deadline = Instant::now() + BUSY_LIMIT;
+    let mut said = false;
+    let busy = loop {
+        // It may wait for the server, which may hang: on a thread that is left behind then.
+        let attempt = on_thread(mount, Mount::unmount);
+        let error = tokio::select! {
+            result = attempt => match result {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            () = sleep_until(deadline) => break io::Error::from(io::ErrorKind::TimedOut),
+        };
+        if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() >= deadline {
+            break error;
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!(
+                "{} is in use; waiting {} s for it",
+                mount.path().display(),
+                BUSY_LIMIT.as_secs()
+            );
+        }
+        sleep(RETRY).await;
+    };
+    // Who holds the mount may not have called fsync yet.
+    let _ = timeout(FLUSH_LIMIT, on_thread(mount, Mount::sync)).await;
+    Err(busy)
+}
+
+async fn on_thread(
+    mount: &Arc<Mount>,
+    call: impl FnOnce(&Mount) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let mount = mount.clone();
+    spawn_blocking(move || call(&mount)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
