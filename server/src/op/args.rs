@@ -49,6 +49,16 @@ impl<'r> Args<'r> {
         Name::new(self.c_str()?)
     }
 
+    /// The string that the arguments end with: its NUL is their last byte.
+    pub(crate) fn last_c_str(&mut self) -> Result<&'r CStr> {
+        CStr::from_bytes_with_nul(std::mem::take(&mut self.bytes)).map_err(|_| Errno::EINVAL)
+    }
+
+    /// The name that the arguments end with.
+    pub(crate) fn last_name(&mut self) -> Result<Name<'r>> {
+        Name::new(self.last_c_str()?)
+    }
+
     /// The data, which must be `size` bytes.
     pub(crate) fn data(&mut self, size: u32) -> Result<InBuf> {
         self.data.take().filter(|data| data.len() == size as usize).ok_or(Errno::EINVAL)

@@ -1,7 +1,9 @@
 //! How each request is read off the wire.
 
+use std::ffi::CStr;
+
 use fsrv_transport::mem::OutBuf;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Unalign};
 
 use super::{args::Args, request::*};
 use crate::{
@@ -29,7 +31,7 @@ macro_rules! decode {
 }
 
 decode! {
-    Lookup<'r> |_, parent, args| Ok(Self { parent, name: LookupName::new(args.c_str()?)? });
+    Lookup<'r> |_, parent, args| Ok(Self { parent, name: LookupName::new(args.last_c_str()?)? });
     GetAttr |_, nodeid, args| {
         let fuse_getattr_in { getattr_flags, fh, .. } = args.get()?;
         Ok(Self { nodeid, fh: handle_if(getattr_flags & FUSE_GETATTR_FH, fh) })
@@ -43,18 +45,18 @@ decode! {
     ReadLink |_, nodeid, args| Ok(Self { nodeid, out: args.all_out()? });
     Symlink<'r> |_, parent, args| {
         let name = args.name()?;
-        Ok(Self { parent, name, target: args.c_str()? })
+        Ok(Self { parent, name, target: args.last_c_str()? })
     };
     MkNod<'r> |_, parent, args| {
         let fuse_mknod_in { mode, rdev, umask, .. } = args.get()?;
-        Ok(Self { parent, name: args.name()?, mode, rdev, umask })
+        Ok(Self { parent, name: args.last_name()?, mode, rdev, umask })
     };
     MkDir<'r> |_, parent, args| {
         let fuse_mkdir_in { mode, umask } = args.get()?;
-        Ok(Self { parent, name: args.name()?, mode, umask })
+        Ok(Self { parent, name: args.last_name()?, mode, umask })
     };
-    Unlink<'r> |_, parent, args| Ok(Self { parent, name: args.name()? });
-    RmDir<'r> |_, parent, args| Ok(Self { parent, name: args.name()? });
+    Unlink<'r> |_, parent, args| Ok(Self { parent, name: args.last_name()? });
+    RmDir<'r> |_, parent, args| Ok(Self { parent, name: args.last_name()? });
     Rename<'r> |opcode, parent, args| {
         let (newdir, flags) = if opcode == Opcode::Rename2 {
             let fuse_rename2_in { newdir, flags, .. } = args.get()?;
@@ -64,12 +66,12 @@ decode! {
             (newdir, 0)
         };
         let name = args.name()?;
-        let new_name = args.name()?;
+        let new_name = args.last_name()?;
         Ok(Self { parent, name, new_parent: NodeId(newdir), new_name, flags })
     };
     Link<'r> |_, new_parent, args| {
         let fuse_link_in { oldnodeid } = args.get()?;
-        Ok(Self { nodeid: NodeId(oldnodeid), new_parent, new_name: args.name()? })
+        Ok(Self { nodeid: NodeId(oldnodeid), new_parent, new_name: args.last_name()? })
     };
     Open |_, nodeid, args| {
         let fuse_open_in { flags, open_flags } = args.get()?;
@@ -78,7 +80,7 @@ decode! {
     Create<'r> |_, parent, args| {
         let fuse_create_in { flags, mode, umask, open_flags } = args.get()?;
         let kill_suidgid = open_flags & FUSE_OPEN_KILL_SUIDGID != 0;
-        Ok(Self { parent, name: args.name()?, flags, mode, umask, kill_suidgid })
+        Ok(Self { parent, name: args.last_name()?, flags, mode, umask, kill_suidgid })
     };
     TmpFile |_, parent, args| {
         let fuse_create_in { flags, mode, umask, .. } = args.get()?;
@@ -119,14 +121,14 @@ decode! {
     SetXattr<'r> |opcode, nodeid, args| set_xattr(opcode, nodeid, args);
     GetXattr<'r> |_, nodeid, args| {
         let size = args.get::<fuse_getxattr_in>()?.size;
-        let name = xattr_name(args)?;
+        let name = xattr_name(args.last_c_str()?)?;
         Ok(Self { nodeid, name, out: xattr_out(size, args)? })
     };
     ListXattr |_, nodeid, args| {
         let size = args.get::<fuse_getxattr_in>()?.size;
         Ok(Self { nodeid, out: xattr_out(size, args)? })
     };
-    RemoveXattr<'r> |_, nodeid, args| Ok(Self { nodeid, name: xattr_name(args)? });
+    RemoveXattr<'r> |_, nodeid, args| Ok(Self { nodeid, name: xattr_name(args.last_c_str()?)? });
     OpenDir |_, nodeid, args| Ok(Self { nodeid, flags: args.get::<fuse_open_in>()?.flags });
     ReadDir |_, nodeid, args| {
         let (fh, offset, out) = read_dir(args)?;
@@ -202,7 +204,7 @@ decode! {
         let fuse_removemapping_in { count } = args.get()?;
         let len = (count as usize).checked_mul(size_of::<fuse_removemapping_one>());
         let bytes = args.bytes(len.ok_or(Errno::EINVAL)?)?;
-        let parts = <[fuse_removemapping_one]>::ref_from_bytes(bytes);
+        let parts = <[Unalign<fuse_removemapping_one>]>::ref_from_bytes(bytes);
         Ok(Self { nodeid, parts: parts.map_err(|_| Errno::EINVAL)? })
     };
     SyncFs |_, nodeid, args| args.get::<fuse_syncfs_in>().map(|_| Self { nodeid });
@@ -267,7 +269,7 @@ fn set_xattr<'r>(opcode: Opcode, nodeid: NodeId, args: &mut Args<'r>) -> Result<
         let fuse_setxattr_in { size, flags, setxattr_flags, .. } = args.get()?;
         (size, flags, setxattr_flags)
     };
-    let name = xattr_name(args)?;
+    let name = xattr_name(args.c_str()?)?;
     let value = args.bytes(size as usize)?;
     let kill_sgid = setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID != 0;
     Ok(SetXattr { nodeid, name, value, flags, kill_sgid })
@@ -276,8 +278,7 @@ fn set_xattr<'r>(opcode: Opcode, nodeid: NodeId, args: &mut Args<'r>) -> Result<
 /// The longest name of an attribute, in bytes (`XATTR_NAME_MAX`).
 const XATTR_NAME_MAX: usize = 255;
 
-fn xattr_name<'r>(args: &mut Args<'r>) -> Result<&'r std::ffi::CStr> {
-    let name = args.c_str()?;
+fn xattr_name(name: &CStr) -> Result<&CStr> {
     match name.to_bytes().len() {
         1..=XATTR_NAME_MAX => Ok(name),
         _ => Err(Errno::ERANGE),

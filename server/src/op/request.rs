@@ -3,9 +3,11 @@
 use std::ffi::CStr;
 
 use fsrv_transport::mem::{InBuf, OutBuf};
+use zerocopy::Unalign;
 
 use super::{DirBuf, DirPlusBuf};
 use crate::{
+    abi::fuse_removemapping_one,
     name::{LookupName, Name},
     types::{Fh, FileLock, LockOwner, NodeId, Timestamp},
 };
@@ -464,8 +466,8 @@ requests! {
     RemoveMapping<'r> {
         /// The file.
         nodeid: NodeId,
-        /// `(offset in the window, bytes)` pairs, as `fuse_removemapping_one`.
-        parts: &'r [crate::abi::fuse_removemapping_one],
+        /// Where in the window, and how many bytes.
+        parts: &'r [Unalign<fuse_removemapping_one>],
     }
     /// Write a whole filesystem to stable storage.
     SyncFs {

@@ -1,0 +1,9 @@
+//! The protocol, byte by byte.
+
+mod arbitrary;
+mod begin;
+mod hostile;
+mod read_only;
+mod replies;
+mod sample;
+mod wire;

@@ -1,0 +1,78 @@
+//! Well-formed requests of every operation, and the bytes of their replies.
+
+use std::collections::BTreeSet;
+
+use fsrv::{FileSystem, NodeId, op::Boxed, op::Opcode, testing::ask};
+use fsrv_transport::testing::Outcome;
+
+use crate::{
+    sample::{Sample, transcripts},
+    wire::{UNIQUE, Wire},
+};
+
+const ENOSYS: i32 = 38;
+
+fn assert_replies<F: FileSystem>(fs: F) {
+    let transcripts = transcripts();
+    let messages: Vec<_> =
+        transcripts.iter().map(|t| (t.call.bytes(UNIQUE), t.call.reply_room())).collect();
+    let outcomes = Wire::new(fs).send_all(&messages);
+    for (transcript, outcome) in transcripts.iter().zip(outcomes) {
+        let len = u32::try_from(16 + transcript.reply.len()).unwrap();
+        let expected = [
+            &len.to_ne_bytes()[..],
+            &[0, 0, 0, 0],
+            &[0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01],
+            &transcript.reply,
+        ]
+        .concat();
+        assert_eq!(outcome, Outcome::Replied(expected), "operation {}", transcript.code);
+    }
+}
+
+#[test]
+fn every_operation_replies_with_the_protocols_layout() {
+    assert_replies(Sample);
+}
+
+#[test]
+fn a_boxed_filesystem_gives_the_same_replies() {
+    assert_replies(Boxed(Box::new(Sample)));
+}
+
+#[test]
+fn every_code_has_a_transcript_or_is_never_implemented() {
+    let written: BTreeSet<u32> = transcripts().iter().map(|t| t.code).collect();
+    let sessions_own = BTreeSet::from([2, 26, 36, 38, 41, 42]);
+    for code in 0..70 {
+        let known = Opcode::from_code(code).is_some();
+        assert_eq!(known, written.contains(&code) || sessions_own.contains(&code), "code {code}");
+        if !known {
+            assert_eq!(Wire::new(Sample).errno(&ask(code, NodeId(1))), ENOSYS, "code {code}");
+        }
+    }
+}
+
+#[test]
+fn a_code_that_is_only_ours_is_unknown_on_the_wire() {
+    for code in [0x8000_0015, u32::MAX, 4096, 1_048_576] {
+        assert_eq!(Wire::new(Sample).errno(&ask(code, NodeId(1))), ENOSYS);
+    }
+}
+
+#[test]
+fn an_operation_that_is_not_implemented_answers_enosys() {
+    struct Nothing;
+    impl FileSystem for Nothing {}
+    let wire = Wire::new(Nothing);
+    for transcript in transcripts() {
+        assert_eq!(wire.errno(&transcript.call), ENOSYS, "operation {}", transcript.code);
+    }
+}
+
+#[test]
+fn the_resend_bit_is_not_part_of_the_number() {
+    let outcome = Wire::new(Sample).send(&ask(17, NodeId(1)).bytes(UNIQUE | 1 << 63), 0);
+    let Outcome::Replied(bytes) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(bytes[8..16], UNIQUE.to_ne_bytes());
+}
