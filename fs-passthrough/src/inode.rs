@@ -45,6 +45,8 @@ enum Identity {
     Handle(FileHandle),
     /// By an O_PATH descriptor, which pins it.
     Fd(OwnedFd),
+    /// The root: by the descriptor that it was given as, and known by its handle as well.
+    Root(OwnedFd, FileHandle),
 }
 
 /// A file on the host, looked up and not yet known to the client.
@@ -68,7 +70,11 @@ impl Inode {
         Self {
             nodeid,
             mount,
-            identity: handle.map_or(Identity::Fd(fd), Identity::Handle),
+            identity: match handle {
+                None => Identity::Fd(fd),
+                Some(handle) if nodeid == NodeId::ROOT => Identity::Root(fd, handle),
+                Some(handle) => Identity::Handle(handle),
+            },
             generation,
             ino: stat.attr.ino,
             dev: stat.dev,
@@ -100,7 +106,7 @@ impl Inode {
     /// Its own O_PATH descriptor, if it has one.
     pub(crate) fn own_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.identity {
-            Identity::Fd(fd) => Some(fd.as_fd()),
+            Identity::Fd(fd) | Identity::Root(fd, _) => Some(fd.as_fd()),
             Identity::Handle(_) => None,
         }
     }
@@ -109,7 +115,9 @@ impl Inode {
     pub(crate) fn open_by_handle(&self, flags: OFlags) -> io::Result<OwnedFd> {
         match &self.identity {
             Identity::Handle(handle) => self.mount.open(handle, flags),
-            Identity::Fd(_) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            Identity::Fd(_) | Identity::Root(..) => {
+                Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+            }
         }
     }
 
@@ -139,7 +147,9 @@ impl Inode {
     fn is(&self, found: &Found) -> bool {
         self.mount.id == found.mount.id
             && match (&self.identity, &found.handle) {
-                (Identity::Handle(known), Some(handle)) => known == handle,
+                (Identity::Handle(known) | Identity::Root(_, known), Some(handle)) => {
+                    known == handle
+                }
                 (Identity::Fd(_), None) => {
                     (self.ino, self.dev) == (found.stat.attr.ino, found.stat.dev)
                 }
@@ -338,7 +348,9 @@ impl Inodes {
 
     fn hash_inode(&self, inode: &Inode) -> u64 {
         match &inode.identity {
-            Identity::Handle(handle) => self.hasher.hash_one((inode.mount.id, handle)),
+            Identity::Handle(handle) | Identity::Root(_, handle) => {
+                self.hasher.hash_one((inode.mount.id, handle))
+            }
             Identity::Fd(_) => self.hasher.hash_one((inode.mount.id, inode.ino, inode.dev)),
         }
     }

@@ -87,8 +87,8 @@ impl Shared {
         }
         let mounts = Mounts::new(config.inode_file_handles);
         let mount = mounts.of(&root, &stat, None);
-        // The root itself is always held by its descriptor.
-        let found = Found { fd: root, stat, mount, handle: None };
+        let handle = mount.handle_of(&root);
+        let found = Found { fd: root, stat, mount, handle };
         let dir_cache = (config.max_descriptors / 8).clamp(16, DIR_CACHE_MAX);
         Ok(Self {
             timeouts: config.timeouts(),

@@ -80,12 +80,12 @@ macro_rules! each_operation {
             0x8000_0015 SetXattrCompat of SetXattr;
         }
         session {
-            2 Forget;
-            26 Init;
-            36 Interrupt;
-            38 Destroy;
-            41 NotifyReply;
-            42 BatchForget;
+            2 Forget => forget;
+            26 Init => init;
+            36 Interrupt => interrupt;
+            38 Destroy => destroy;
+            41 NotifyReply => notify_reply;
+            42 BatchForget => batch_forget;
         }
     } };
 }
@@ -96,7 +96,7 @@ macro_rules! define {
         operations { $( $code:literal $name:ident, $request:ident $(<$r:lifetime>)? => $method:ident
             -> $reply:ty as $encoded:ty [$effect:ident $(, $once:ident)?]; )* }
         forms { $( $form_code:literal $form:ident of $of:ident; )* }
-        session { $( $own_code:literal $own:ident; )* }
+        session { $( $own_code:literal $own:ident => $own_name:ident; )* }
     ) => {
         /// What a message asks for.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -127,7 +127,7 @@ macro_rules! define {
                 match self {
                     $( Self::$name => stringify!($method), )*
                     $( Self::$form => Self::$of.name(), )*
-                    $( Self::$own => stringify!($own), )*
+                    $( Self::$own => stringify!($own_name), )*
                 }
             }
 
