@@ -19,32 +19,38 @@ pub(crate) enum Need {
     OpenFiles,
 }
 
-/// Raises the limit to `wanted`, else as far as it goes, and returns it. A low one is a warning.
+/// The limit, and what is wrong with it.
+pub(crate) struct Descriptors {
+    pub(crate) limit: u64,
+    pub(crate) warning: Option<String>,
+}
+
+/// Raises the limit to `wanted`, else as far as it goes.
 ///
 /// # Errors
 /// What the kernel answered.
-pub(crate) fn raise(wanted: Option<u64>, need: Need) -> Result<u64> {
+pub(crate) fn raise(wanted: Option<u64>, need: Need) -> Result<Descriptors> {
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let limit = wanted.unwrap_or(hard);
-    if limit > hard && set(limit, limit).is_ok() {
-        return Ok(limit);
-    }
-    let reached = limit.min(hard);
-    set(reached, hard).context("cannot raise the limit of open descriptors")?;
-    if reached < limit {
-        tracing::warn!("{reached} descriptors at most instead of {limit}: raise the hard limit");
-    }
+    let wanted_limit = wanted.unwrap_or(hard);
+    let limit = if wanted_limit > hard && set(wanted_limit, wanted_limit).is_ok() {
+        wanted_limit
+    } else {
+        let limit = wanted_limit.min(hard);
+        set(limit, hard).context("cannot raise the limit of open descriptors")?;
+        limit
+    };
     let low = match need {
         Need::KnownFiles => LOW_FOR_FILES,
         Need::OpenFiles => LOW_FOR_OPEN_FILES,
     };
-    if reached < low {
-        tracing::warn!(
-            "only {reached} descriptors: clients will get ENFILE when more files are in use; raise \
-             the hard limit (`ulimit -Hn`, LimitNOFILE=) to {low} or more"
-        );
-    }
-    Ok(reached)
+    let warning = (limit < wanted_limit || limit < low).then(|| {
+        let enough = wanted.unwrap_or(low);
+        format!(
+            "only {limit} descriptors: when more files are in use, clients get ENFILE; raise the \
+             hard limit (`ulimit -Hn`, LimitNOFILE=) to {enough}"
+        )
+    });
+    Ok(Descriptors { limit, warning })
 }
 
 fn set(soft: u64, hard: u64) -> rustix::io::Result<()> {

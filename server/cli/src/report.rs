@@ -23,8 +23,15 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 /// Tells why `program` failed.
 pub(crate) fn failure(program: &str, error: &anyhow::Error) {
-    let error = format!("{error:#}");
+    let error = without_numbers(&format!("{error:#}"));
     say(format_args!("{program}: {}", error.replace('\n', "; ")));
+}
+
+/// Errors of the system are known by their text.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |line, part| line + part.split_once(')').map_or(part, |(_, rest)| rest))
 }
 
 /// Writes a line to standard error, which may be closed.
@@ -39,4 +46,15 @@ pub(crate) fn first_paragraph(error: &clap::Error) -> String {
     let words: Vec<_> = paragraph.split_whitespace().collect();
     let line = words.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_without_its_number() {
+        let line = without_numbers("cannot open x: Not found (os error 2); create it (now)");
+        assert_eq!(line, "cannot open x: Not found; create it (now)");
+    }
 }

@@ -20,8 +20,8 @@ use tokio::{
 use crate::{
     args::{AllowOther, Handles, Serve},
     containment::{self, Programs},
-    engine,
-    limits::{self, Need},
+    engine::{self, Choice},
+    limits::{self, Descriptors, Need},
     logging,
     mount_program::Background,
     report,
@@ -33,6 +33,9 @@ use crate::{
 /// How long workers may take to end when their mount is gone. A request that never completes must
 /// not keep the process.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// The same when clients were waited for before.
+const JOIN_LIMIT_DETACHED: Duration = Duration::from_millis(300);
 
 /// Serves until the mount is gone.
 pub(crate) fn main(args: Serve) -> ExitCode {
@@ -51,7 +54,8 @@ pub(crate) fn main(args: Serve) -> ExitCode {
 /// Everything that can be wrong before something is mounted.
 struct Prepared {
     share: Share,
-    engine: Engine,
+    engine: Choice,
+    descriptors: Descriptors,
     cpus: Vec<usize>,
     config: Config,
     background: Option<Background>,
@@ -63,7 +67,7 @@ fn prepare(args: &Serve) -> Result<Prepared> {
     share.refuse_overlap(&args.fuse)?;
     let by_handle = args.inode_file_handles != Handles::Never && containment::can_open_by_handle();
     let need = if by_handle { Need::OpenFiles } else { Need::KnownFiles };
-    let max_descriptors = limits::raise(args.rlimit_nofile, need)?;
+    let descriptors = limits::raise(args.rlimit_nofile, need)?;
     let engine = engine::choose(args.io_engine)?;
     let mut cpus = worker::cpus().context("cannot tell the CPUs of this process")?;
     cpus.truncate(args.workers.unwrap_or(usize::MAX));
@@ -75,9 +79,9 @@ fn prepare(args: &Serve) -> Result<Prepared> {
         writeback: args.writeback,
         allow_direct_io: args.allow_direct_io,
         inode_file_handles: args.inode_file_handles.choice(),
-        max_descriptors,
+        max_descriptors: descriptors.limit,
     };
-    Ok(Prepared { share, engine, cpus, config, background })
+    Ok(Prepared { share, engine, descriptors, cpus, config, background })
 }
 
 impl Prepared {
@@ -115,7 +119,7 @@ impl Prepared {
         let start = format!(
             ", {}, {}, cache {}{}; {contained}",
             count(clones.len(), "worker"),
-            self.engine,
+            self.engine.engine,
             args.cache.name(),
             if args.readonly { ", read-only" } else { "" },
         );
@@ -126,7 +130,8 @@ impl Prepared {
             // Nobody waits for a second beginning.
             let _ = began.send(());
         });
-        let mut workers = Workers::start(session, clones, self.engine)?;
+        self.log();
+        let mut workers = Workers::start(session, clones, self.engine.engine)?;
         tokio::select! {
             biased;
             _ = begun.recv() => if let Some(background) = self.background.take() {
@@ -142,6 +147,16 @@ impl Prepared {
         stop(workers, &mount, &mut signals).await
     }
 
+    /// What is worth knowing about a start that succeeds; a failure is one line.
+    fn log(&self) {
+        if let Some(reason) = &self.engine.reason {
+            tracing::info!("{reason}");
+        }
+        if let Some(warning) = &self.descriptors.warning {
+            tracing::warn!("{warning}");
+        }
+    }
+
     /// A descriptor for each worker, all of them opened before anything is served.
     fn clones(&self, device: Device) -> Result<Vec<(usize, Device)>> {
         let mut clones = Vec::new();
@@ -155,13 +170,18 @@ impl Prepared {
 
 /// Unmounts, unless that is done already, and lets the workers end.
 async fn stop(mut workers: Workers, mount: &Arc<Mount>, signals: &mut Signals) -> Result<()> {
-    let unmounted = shutdown::unmount(mount, signals).await;
-    let unmounted = unmounted.with_context(|| format!("cannot unmount {}", mount.path().display()));
-    match timeout(JOIN_LIMIT, workers.all_ended()).await {
-        Ok(()) => unmounted.and(workers.join()),
+    let end = shutdown::unmount(mount, signals)
+        .await
+        .with_context(|| format!("cannot unmount {}", mount.path().display()))?;
+    let limit = match end {
+        shutdown::End::Unmounted => JOIN_LIMIT,
+        shutdown::End::Detached => JOIN_LIMIT_DETACHED,
+    };
+    match timeout(limit, workers.all_ended()).await {
+        Ok(()) => workers.join(),
         Err(_) => {
-            tracing::warn!("a request does not end; leaving it");
-            unmounted
+            tracing::warn!("a request does not end; it is abandoned");
+            Ok(())
         }
     }
 }
@@ -245,4 +265,47 @@ fn mount_options(share: &Share, args: &Serve) -> MountOptions {
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread, time::Instant};
+
+    use fsrv::{Attributes, Context as Request, op::GetAttr};
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// Never answers.
+    struct Stuck;
+
+    impl FileSystem for Stuck {
+        async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
+            std::future::pending().await
+        }
+    }
+
+    #[test]
+    fn a_request_that_never_ends_does_not_keep_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
+        let mount = Arc::new(mount);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut signals = Signals::catch().unwrap();
+            let session = Session::new(Stuck, Limits::default());
+            let workers = Workers::start(session, vec![(0, device)], Engine::Threads).unwrap();
+            let client = thread::spawn({
+                let path = dir.path().to_owned();
+                move || fs::metadata(path)
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // The second signal, so that the test need not wait for the first one's patience.
+            kill_process(getpid(), Signal::TERM).unwrap();
+            let start = Instant::now();
+            stop(workers, &mount, &mut signals).await.unwrap();
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            client.join().unwrap().expect_err("the mount is gone");
+        });
+    }
 }

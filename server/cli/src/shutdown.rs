@@ -19,21 +19,31 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long writing back what the client has cached may take before a busy mount is detached.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
+/// How a mount ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Nobody used it.
+    Unmounted,
+    /// Somebody did, and gets errors now.
+    Detached,
+}
+
 /// Unmounts, at the latest after five seconds or at the next signal by detaching.
 ///
 /// # Errors
 /// When the mount is still there.
-pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Result<()> {
+pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Result<End> {
     let why = tokio::select! {
         result = unmount_when_idle(mount) => match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(End::Unmounted),
             Err(error) => error.to_string(),
         },
         () = signals.next() => "a second signal".to_owned(),
     };
     tracing::warn!("{} is detached lazily: {why}", mount.path().display());
     // Detaching waits for nobody when it also aborts the connection, which ends with us anyway.
-    mount.abort()
+    mount.abort()?;
+    Ok(End::Detached)
 }
 
 /// # Errors

@@ -46,10 +46,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// There is no usable `/dev/fuse`.
-    #[error(
-        "cannot open /dev/fuse: {cause}; load the module with `modprobe fuse`, or give the \
-             container this device"
-    )]
+    #[error("cannot open /dev/fuse: {cause}; {}", way_to_a_device(.cause))]
     NoDevice {
         /// What the kernel answered.
         cause: io::Error,
@@ -90,4 +87,11 @@ pub enum MountError {
         /// What it said.
         message: String,
     },
+}
+
+fn way_to_a_device(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "let this user read and write it, or run as root",
+        _ => "load the module with `modprobe fuse`, or give the container this device",
+    }
 }

@@ -8,9 +8,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
+        SocketType, recvmsg, socketpair,
+    },
 };
 
 use super::{Device, MountError, MountOptions, mount::SUBTYPE, point::MountPoint};
@@ -88,6 +91,9 @@ fn refused(path: &Path, said: &str) -> MountError {
     let path = path.to_owned();
     if said.contains("user_allow_other") {
         return MountError::AllowOtherForbidden { path };
+    }
+    if said.contains("failed to open /dev/fuse: Permission denied") {
+        return MountError::NoDevice { cause: Errno::ACCESS.into() };
     }
     MountError::Program { path, message: one_line(said) }
 }
