@@ -1,0 +1,210 @@
+//! A directory served to a client in memory, which may do what no kernel does.
+
+use std::{fs, future::Future, os::unix::fs::symlink, path::Path};
+
+use fsrv::{
+    Attr, Errno, Fh, Limits, NodeId, Session,
+    abi::*,
+    serve,
+    testing::{TestClient, ask},
+};
+use fsrv_passthrough::{Config, InodeFileHandles, Passthrough};
+
+/// Serves a new directory to `test`, in both ways of holding files, and looks that nothing is left.
+fn serving<F, T>(test: F)
+where
+    F: Fn(TestClient, tempfile::TempDir) -> T,
+    T: Future<Output = tempfile::TempDir>,
+{
+    for inode_file_handles in [InodeFileHandles::Never, InodeFileHandles::Prefer] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { inode_file_handles, ..Config::default() };
+        let root = fs::File::open(dir.path()).unwrap();
+        let session =
+            Session::new(Passthrough::new(root.into(), config).unwrap(), Limits::default());
+        let client = TestClient::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = serve(client.transport(16), &session);
+            let test = async {
+                client.init().await.unwrap();
+                let dir = test(client.clone(), dir).await;
+                client.hang_up();
+                dir
+            };
+            let (served, _dir) = futures::join!(server, test);
+            served.unwrap();
+        });
+        let held = session.stats().held;
+        assert_eq!((held.inodes, held.lookups, held.handles, held.locks), (1, 0, 0, 0));
+        assert_eq!(client.violations(), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn a_file_is_created_written_and_read_back() {
+    serving(|client, dir| async move {
+        let (entry, fh) = client.create(NodeId::ROOT, "file", 0o2, 0o644).await.unwrap();
+        let node = NodeId(entry.nodeid);
+        assert_eq!(client.write(node, fh, 3, b"content").await, Ok(7));
+        assert_eq!(client.read(node, fh, 0, 100).await.unwrap(), b"\0\0\0content");
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"\0\0\0content");
+        client.release(node, fh).await.unwrap();
+        assert_eq!(client.read(node, fh, 0, 100).await, Err(Errno::EBADF));
+        dir
+    });
+}
+
+#[test]
+fn a_forgotten_file_is_unknown_and_its_number_is_not_used_again() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("file"), "").unwrap();
+        let first = client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid;
+        assert_eq!(client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid, first);
+        client.forget(NodeId(first), 2).await;
+        assert_eq!(client.getattr(NodeId(first)).await.unwrap_err(), Errno::ESTALE);
+        assert_ne!(client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid, first);
+        dir
+    });
+}
+
+#[test]
+fn more_forgets_than_lookups_do_no_harm() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("file"), "").unwrap();
+        let node = NodeId(client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid);
+        client.forget(node, u64::MAX).await;
+        client.forget(node, 1).await;
+        client.forget(NodeId::ROOT, u64::MAX).await;
+        client.forget(NodeId(0), 1).await;
+        assert!(client.getattr(NodeId::ROOT).await.is_ok());
+        dir
+    });
+}
+
+#[test]
+fn what_lies_above_the_root_is_the_root() {
+    serving(|client, dir| async move {
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let a = client.lookup(NodeId::ROOT, "a").await.unwrap();
+        let b = client.lookup(NodeId(a.nodeid), "b").await.unwrap();
+        assert_eq!(client.lookup(NodeId(b.nodeid), "..").await.unwrap().nodeid, a.nodeid);
+        assert_eq!(client.lookup(NodeId(a.nodeid), "..").await.unwrap().nodeid, 1);
+        assert_eq!(client.lookup(NodeId::ROOT, "..").await.unwrap().nodeid, 1);
+        assert_eq!(client.lookup(NodeId::ROOT, ".").await.unwrap().nodeid, 1);
+        dir
+    });
+}
+
+#[test]
+fn a_directory_moved_out_of_the_tree_has_no_parent() {
+    serving(|client, dir| async move {
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a")).unwrap();
+        let a = client.lookup(NodeId::ROOT, "a").await.unwrap();
+        fs::rename(dir.path().join("a"), elsewhere.path().join("a")).unwrap();
+        let parent = client.lookup(NodeId(a.nodeid), "..").await;
+        assert_eq!(parent.unwrap_err(), Errno::ESTALE);
+        dir
+    });
+}
+
+#[test]
+fn a_link_leads_nowhere_on_the_server() {
+    serving(|client, dir| async move {
+        symlink("/etc", dir.path().join("link")).unwrap();
+        let link = client.lookup(NodeId::ROOT, "link").await.unwrap();
+        assert_eq!(link.attr.mode & Attr::TYPE_MASK, Attr::SYMLINK);
+        let below = client.lookup(NodeId(link.nodeid), "passwd").await;
+        assert_eq!(below.unwrap_err(), Errno::ENOTDIR);
+        assert_eq!(client.open(NodeId(link.nodeid), 0).await, Err(Errno::ELOOP));
+        dir
+    });
+}
+
+#[test]
+fn a_special_file_is_never_opened() {
+    serving(|client, dir| async move {
+        let fifo = fuse_mknod_in { mode: 0o010_644, ..Default::default() };
+        let reply = client.request(ask(8, NodeId::ROOT).arg(&fifo).name("fifo")).await.unwrap();
+        let node = NodeId(reply.get::<fuse_entry_out>().nodeid);
+        // A blocking open would wait here for a writer.
+        assert_eq!(client.open(node, 0).await, Err(Errno::ELOOP));
+        let truncated = fuse_setattr_in { valid: FATTR_SIZE, ..Default::default() };
+        assert_eq!(client.setattr(node, truncated).await.unwrap_err(), Errno::EINVAL);
+        // Nor when a file that a client creates is one by now.
+        let created = client.create(NodeId::ROOT, "fifo", 0, 0o644).await;
+        assert_eq!(created.unwrap_err(), Errno::ELOOP);
+        dir
+    });
+}
+
+#[test]
+fn a_handle_serves_only_the_file_that_it_was_opened_for() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("a"), "a").unwrap();
+        fs::write(dir.path().join("b"), "b").unwrap();
+        let a = NodeId(client.lookup(NodeId::ROOT, "a").await.unwrap().nodeid);
+        let b = NodeId(client.lookup(NodeId::ROOT, "b").await.unwrap().nodeid);
+        let fh = client.open(a, 0).await.unwrap();
+        assert_eq!(client.read(b, fh, 0, 10).await, Err(Errno::EBADF));
+        assert_eq!(client.release(b, fh).await, Err(Errno::EBADF));
+        assert_eq!(client.readdir(a, fh, 0).await.map(|_| ()), Err(Errno::ENOTDIR));
+        assert_eq!(client.read(a, Fh(u64::MAX), 0, 10).await, Err(Errno::EBADF));
+        dir
+    });
+}
+
+#[test]
+fn every_entry_is_listed_once_whatever_the_offsets() {
+    serving(|client, dir| async move {
+        for i in 0..2000 {
+            fs::write(dir.path().join(format!("file-{i:04}")), "").unwrap();
+        }
+        let fh = client.opendir(NodeId::ROOT).await.unwrap();
+        let names = list(&client, fh).await;
+        assert_eq!(names.len(), 2002);
+        // From the beginning once more, by the same handle.
+        assert_eq!(list(&client, fh).await, names);
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+        client.releasedir(NodeId::ROOT, fh).await.unwrap();
+        dir
+    });
+}
+
+async fn list(client: &TestClient, fh: Fh) -> Vec<Vec<u8>> {
+    let (mut names, mut offset) = (Vec::new(), 0);
+    loop {
+        let entries = client.readdir(NodeId::ROOT, fh, offset).await.unwrap();
+        let Some(last) = entries.last() else { return names };
+        offset = last.next;
+        names.extend(entries.into_iter().map(|entry| entry.name));
+    }
+}
+
+#[test]
+fn a_lookup_that_nobody_receives_is_taken_back() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("file"), "").unwrap();
+        let asked = client.send(ask(1, NodeId::ROOT).name("file"));
+        asked.exchange.abandon();
+        asked.exchange.await;
+        let asked = client.send(ask(27, NodeId::ROOT).arg(&fuse_open_in::default()));
+        asked.exchange.abandon();
+        asked.exchange.await;
+        dir
+    });
+}
+
+#[test]
+fn a_name_that_is_a_path_is_refused() {
+    serving(|client, dir| async move {
+        for name in ["a/b", "/etc/passwd", "../x", ""] {
+            let found = client.lookup(NodeId::ROOT, name).await;
+            assert_eq!(found.unwrap_err(), Errno::EINVAL, "{name:?}");
+        }
+        assert!(!Path::new("/x").exists());
+        dir
+    });
+}
