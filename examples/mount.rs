@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // Opened before mounting: the mount may hide it.
     let root = std::fs::File::open(dir)?;
-    let fs = Passthrough::new(root.into(), Config { max_descriptors: 10_000, ..Config::default() })?;
+    let fs =
+        Passthrough::new(root.into(), Config { max_descriptors: 10_000, ..Config::default() })?;
     let session = Arc::new(Session::new(fs, Limits::default()));
     let engine = if worker::probe_ring().is_ok() { Engine::Uring } else { Engine::Threads };
 
