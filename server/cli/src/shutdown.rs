@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use fsrv_transport::fuse_dev::Mount;
 use tokio::{
     task::spawn_blocking,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::signals::Signals;
@@ -49,33 +49,29 @@ pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Re
 /// # Errors
 /// Why it could not be unmounted in time.
 async fn unmount_when_idle(mount: &Arc<Mount>) -> io::Result<()> {
-    let deadline = Instant::now() + BUSY_LIMIT;
-    let mut said = false;
-    let busy = loop {
-        // It may wait for the server, which may hang: on a thread that is left behind then.
-        let attempt = on_thread(mount, Mount::unmount);
-        let error = tokio::select! {
-            result = attempt => match result {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            },
-            () = sleep_until(deadline) => break io::Error::from(io::ErrorKind::TimedOut),
-        };
-        if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() >= deadline {
-            break error;
+    let in_time = timeout(BUSY_LIMIT, async {
+        let mut said = false;
+        loop {
+            // It may wait for the server, which may hang: on a thread that is left behind then.
+            match on_thread(mount, Mount::unmount).await {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                result => return result,
+            }
+            if !std::mem::replace(&mut said, true) {
+                let limit = BUSY_LIMIT.as_secs();
+                tracing::info!("{} is in use; waiting {limit} s for it", mount.path().display());
+            }
+            sleep(RETRY).await;
         }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!(
-                "{} is in use; waiting {} s for it",
-                mount.path().display(),
-                BUSY_LIMIT.as_secs()
-            );
+    });
+    match in_time.await {
+        Ok(result) => result,
+        Err(_) => {
+            // Who holds the mount may not have called fsync yet.
+            let _ = timeout(FLUSH_LIMIT, on_thread(mount, Mount::sync)).await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, "processes still use it"))
         }
-        sleep(RETRY).await;
-    };
-    // Who holds the mount may not have called fsync yet.
-    let _ = timeout(FLUSH_LIMIT, on_thread(mount, Mount::sync)).await;
-    Err(busy)
+    }
 }
 
 async fn on_thread(
