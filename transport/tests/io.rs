@@ -1,0 +1,240 @@
+//! Reads and writes on both engines.
+
+use std::{
+    fs::{self, OpenOptions},
+    future::Future,
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use fsrv_transport::{
+    io::{Cost, Engine, File, SyncKind, counters, fallocate, fsync, preadv2, pwritev2},
+    mem::{InBuf, OutBuf, Pool},
+    worker::{Worker, probe_ring},
+};
+use rustix::fs::OFlags;
+
+const DIRECT: i32 = OFlags::DIRECT.bits() as i32;
+const EBADF: i32 = 9;
+const EINVAL: i32 = 22;
+
+/// A directory for one test, and files in it.
+struct Lab {
+    dir: tempfile::TempDir,
+    pool: Pool,
+}
+
+impl Lab {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &[u8], options: &OpenOptions) -> File {
+        fs::write(self.path(name), content).unwrap();
+        open(&self.path(name), options)
+    }
+
+    fn room(&self, len: usize) -> OutBuf {
+        OutBuf::new(&self.pool, len)
+    }
+
+    async fn read(&self, file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        preadv2(file, self.room(len), offset).await.map(|filled| filled.as_host_bytes().to_vec())
+    }
+
+    async fn write(&self, file: &File, offset: u64, data: &[u8]) -> io::Result<usize> {
+        pwritev2(file, InBuf::copied(&self.pool, data), offset).await
+    }
+}
+
+fn open(path: &Path, options: &OpenOptions) -> File {
+    let fd: OwnedFd = options.open(path).unwrap().into();
+    File::new(fd, Arc::new(Cost::quick())).unwrap()
+}
+
+fn options(read: bool, write: bool, flags: i32) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(read).write(write).custom_flags(flags);
+    options
+}
+
+/// Runs `test` on a worker of each engine.
+fn on_both_engines(test: impl AsyncFn(Lab) + Copy + Send + 'static) {
+    let mut engines = vec![Engine::Threads];
+    if probe_ring().is_ok() {
+        engines.push(Engine::Uring);
+    }
+    for engine in engines {
+        let worker = Worker { name: "test".into(), cpu: None, engine };
+        // Beside the build, which is on a disk: tmpfs knows no O_DIRECT everywhere.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let main = move || async move {
+            test(Lab { dir, pool: Pool::new() }).await;
+            Ok(())
+        };
+        let thread = worker.spawn(|| Ok(()), main).unwrap();
+        thread.join().unwrap_or_else(|_| panic!("with {engine}")).unwrap();
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i / 7 % 251) as u8).collect()
+}
+
+#[test]
+fn a_read_ends_where_the_file_does() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", &pattern(10_000), &options(true, false, 0));
+        assert_eq!(lab.read(&file, 0, 20_000).await.unwrap(), pattern(10_000));
+        assert_eq!(lab.read(&file, 9_999, 10).await.unwrap(), pattern(10_000)[9_999..]);
+        assert_eq!(lab.read(&file, 10_000, 10).await.unwrap(), b"");
+        assert_eq!(lab.read(&file, 1 << 40, 10).await.unwrap(), b"");
+        assert_eq!(lab.read(&file, 5, 0).await.unwrap(), b"");
+    });
+}
+
+#[test]
+fn a_hole_reads_as_zeros() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", b"", &options(true, true, 0));
+        assert_eq!(lab.write(&file, 1 << 20, b"end").await.unwrap(), 3);
+        let read = lab.read(&file, 0, 2 << 20).await.unwrap();
+        assert_eq!(read.len(), (1 << 20) + 3);
+        assert!(read[..1 << 20].iter().all(|&byte| byte == 0) && read.ends_with(b"end"));
+    });
+}
+
+#[test]
+fn what_is_written_is_read() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", b"", &options(true, true, 0));
+        for (offset, len) in [(0, 1), (1, 4095), (4096, 1 << 20), (1 << 21, 100_000)] {
+            assert_eq!(lab.write(&file, offset, &pattern(len)).await.unwrap(), len);
+            assert_eq!(lab.read(&file, offset, len).await.unwrap(), pattern(len));
+        }
+        fsync(&file, SyncKind::Data).await.unwrap();
+        fsync(&file, SyncKind::All).await.unwrap();
+    });
+}
+
+#[test]
+fn a_direct_read_and_write_land_in_their_buffers() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", &pattern(10_000), &options(true, true, DIRECT));
+        assert!(file.is_direct());
+        let before = counters().inline();
+        assert_eq!(lab.read(&file, 0, 16_384).await.unwrap(), pattern(10_000));
+        assert_eq!(lab.read(&file, 4096, 4096).await.unwrap(), pattern(10_000)[4096..8192]);
+        assert_eq!(lab.read(&file, 12_288, 4096).await.unwrap(), b"");
+        assert_eq!(lab.write(&file, 4096, &pattern(8192)).await.unwrap(), 8192);
+        assert_eq!(lab.read(&file, 4096, 8192).await.unwrap(), pattern(8192));
+        assert_eq!(counters().inline(), before, "O_DIRECT never runs on the worker's thread");
+    });
+}
+
+#[test]
+fn a_direct_operation_off_the_grid_is_refused_or_right() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", &pattern(8192), &options(true, true, DIRECT));
+        match lab.read(&file, 1, 512).await {
+            Ok(read) => assert_eq!(read, pattern(8192)[1..513]),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(EINVAL)),
+        }
+        match lab.write(&file, 3, b"odd").await {
+            Ok(written) => assert_eq!(written, 3),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(EINVAL)),
+        }
+    });
+}
+
+#[test]
+fn an_append_goes_to_the_end_whatever_its_offset() {
+    on_both_engines(async |lab: Lab| {
+        fs::write(lab.path("f"), b"begin ").unwrap();
+        let file = open(&lab.path("f"), OpenOptions::new().append(true));
+        assert_eq!(lab.write(&file, 0, b"middle ").await.unwrap(), 7);
+        assert_eq!(lab.write(&file, 1, b"end").await.unwrap(), 3);
+        assert_eq!(fs::read(lab.path("f")).unwrap(), b"begin middle end");
+    });
+}
+
+#[test]
+fn an_error_of_the_kernel_is_the_result() {
+    on_both_engines(async |lab: Lab| {
+        let errno = |result: io::Result<usize>| result.unwrap_err().raw_os_error();
+        let write_only = lab.file("w", b"data", &options(false, true, 0));
+        assert_eq!(errno(lab.read(&write_only, 0, 4).await.map(|read| read.len())), Some(EBADF));
+        let read_only = lab.file("r", b"data", &options(true, false, 0));
+        assert_eq!(errno(lab.write(&read_only, 0, b"data").await), Some(EBADF));
+        assert_eq!(fallocate(&read_only, 0, 0, 1).await.unwrap_err().raw_os_error(), Some(EBADF));
+        let direct = lab.file("d", b"data", &options(false, true, DIRECT));
+        assert_eq!(errno(lab.read(&direct, 0, 4096).await.map(|read| read.len())), Some(EBADF));
+        let far = u64::MAX - 10;
+        assert_eq!(errno(lab.read(&read_only, far, 4).await.map(|read| read.len())), Some(EINVAL));
+    });
+}
+
+#[test]
+fn a_reader_that_is_gone_leaves_its_buffer_to_the_kernel() {
+    on_both_engines(async |lab: Lab| {
+        let (read_end, write_end) = io::pipe().unwrap();
+        let pipe = File::new(read_end.into(), Arc::new(Cost::quick())).unwrap();
+        let mut read = Box::pin(preadv2(&pipe, lab.room(4096), 0));
+        let _ = read.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        drop(read);
+        drop(pipe);
+        // Buffers taken now are not the one that is lent.
+        let others: Vec<_> = (0..8).map(|_| InBuf::copied(&lab.pool, &[7; 4096])).collect();
+        // Whether the pipe can be written to tells nothing: only that nothing breaks counts.
+        let _ = (&write_end).write_all(b"late data");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(others.iter().all(|buffer| buffer.to_vec() == [7; 4096]));
+    });
+}
+
+#[test]
+fn a_file_closes_after_its_last_clone() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", &pattern(8192), &options(true, false, DIRECT));
+        let clone = file.clone();
+        drop(file);
+        assert_eq!(lab.read(&clone, 0, 4096).await.unwrap(), pattern(4096));
+        drop(clone);
+        // A pool thread may hold its clone a moment longer than its result.
+        for _ in 0..100 {
+            if open_descriptors(&lab.path("f")) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the descriptor stays open");
+    });
+}
+
+/// Descriptors of this process that are open on `path`.
+fn open_descriptors(path: &Path) -> usize {
+    let fds = fs::read_dir("/proc/self/fd").unwrap();
+    fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).filter(|target| target == path).count()
+}
+
+#[test]
+fn fallocate_changes_the_space_of_a_file() {
+    on_both_engines(async |lab: Lab| {
+        let file = lab.file("f", b"data", &options(true, true, 0));
+        fallocate(&file, 0, 0, 8192).await.unwrap();
+        assert_eq!(fs::metadata(lab.path("f")).unwrap().len(), 8192);
+        const KEEP_SIZE_AND_PUNCH_HOLE: u32 = 3;
+        fallocate(&file, KEEP_SIZE_AND_PUNCH_HOLE, 0, 4096).await.unwrap();
+        let mut head = [1; 4];
+        fs::File::open(lab.path("f")).unwrap().read_exact_at(&mut head, 0).unwrap();
+        assert_eq!(head, [0; 4]);
+    });
+}
