@@ -6,6 +6,7 @@ mod known;
 mod requests;
 mod scripted;
 mod seed;
+mod threads;
 mod turns;
 mod world;
 

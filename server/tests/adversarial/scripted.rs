@@ -10,7 +10,7 @@ use std::{
 
 use fsrv::{Context, Errno, FileSystem, Init, NodeId, Result, Stats, abi, op::*, types::*};
 use fsrv_transport::{
-    io::{Cost, run},
+    io::{Cost, File, preadv2, pwritev2, run},
     mem::Filled,
 };
 
@@ -64,7 +64,11 @@ pub(crate) struct State {
 
 /// The filesystem. Clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct Scripted(Arc<Mutex<State>>);
+pub(crate) struct Scripted {
+    state: Arc<Mutex<State>>,
+    /// What reads and writes go to.
+    file: Option<File>,
+}
 
 /// The room that a name's node number is in.
 pub(crate) fn node_of(name: &[u8]) -> NodeId {
@@ -72,8 +76,12 @@ pub(crate) fn node_of(name: &[u8]) -> NodeId {
 }
 
 impl Scripted {
+    pub(crate) fn on_file(file: File) -> Self {
+        Self { file: Some(file), ..Self::default() }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn plan(&self, unique: u64, behaviour: Behaviour) {
@@ -369,12 +377,19 @@ impl FileSystem for Scripted {
 
     async fn read(&self, cx: &Context, mut op: Read) -> Result<Filled> {
         let _running = self.begin(cx).await?;
+        if let Some(file) = &self.file {
+            return Ok(preadv2(file, op.out, op.offset).await?);
+        }
         op.out.append(&b"data"[..op.out.remaining().min(4)]).map_err(|_| Errno::EIO)?;
         Ok(op.out.finish())
     }
 
     async fn write(&self, cx: &Context, op: Write) -> Result<u32> {
         let _running = self.begin(cx).await?;
+        if let Some(file) = &self.file {
+            let written = pwritev2(file, op.data, op.offset).await?;
+            return Ok(u32::try_from(written).unwrap_or(u32::MAX));
+        }
         Ok(u32::try_from(op.data.len()).unwrap_or(u32::MAX))
     }
 
