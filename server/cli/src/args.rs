@@ -176,8 +176,8 @@ impl Cli {
         let cli = Self::try_parse_from(words)?;
         let Command::Serve(serve) = &cli.command;
         if serve.writeback && serve.cache == Cache::Never {
-            let message = "--writeback cannot be used with --cache never: the client has nowhere to \
-                           gather writes";
+            let message = "--writeback cannot be used with --cache never: the client has nowhere \
+                           to gather writes";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         Ok(cli)

@@ -109,3 +109,38 @@ impl fmt::Display for Containment {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::thread::no_new_privs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_needed_is_gone_for_the_thread_and_its_children() {
+        // A thread of its own: the other tests keep what they have.
+        let contained = thread::spawn(|| {
+            let contained = apply(Programs::None).expect("this needs root");
+            thread::spawn(move || (contained, capabilities(None).unwrap(), no_new_privs().unwrap()))
+                .join()
+                .unwrap()
+        });
+        let (contained, sets, no_new_privs) = contained.join().unwrap();
+        assert!(NEEDED.contains(sets.permitted) && sets.inheritable.is_empty());
+        assert!(sets.effective.contains(CapabilitySet::SETFCAP));
+        assert!(no_new_privs);
+        assert!(contained.to_string().starts_with("contained by no_new_privs, 10 capabilities"));
+    }
+
+    #[test]
+    fn what_could_not_be_given_up_is_said() {
+        let capabilities = CapabilitySet::empty();
+        let said = Containment { no_new_privs: false, capabilities }.to_string();
+        assert_eq!(
+            said,
+            "contained by no capabilities; fusermount3 has to unmount, so no no_new_privs"
+        );
+    }
+}

@@ -46,16 +46,16 @@ impl Share {
         };
         if mount_point.ancestors().skip(1).any(is_shared) {
             bail!(
-                "cannot mount on {}: it is inside the shared directory {}, and the server would wait \
-                 for itself; choose a mount point outside",
+                "cannot mount on {}: it is inside the shared directory {}, and the server would \
+                 wait for itself; choose a mount point outside",
                 mount_point.display(),
                 self.path.display()
             );
         }
         if self.path != mount_point && self.path.starts_with(&mount_point) {
             bail!(
-                "cannot mount on {}: the shared directory {} is inside it, and the mount would hide \
-                 it; choose a mount point outside",
+                "cannot mount on {}: the shared directory {} is inside it, and the mount would \
+                 hide it; choose a mount point outside",
                 mount_point.display(),
                 self.path.display()
             );
