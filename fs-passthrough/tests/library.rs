@@ -132,9 +132,19 @@ fn a_special_file_is_never_opened() {
         assert_eq!(client.open(node, 0).await, Err(Errno::ELOOP));
         let truncated = fuse_setattr_in { valid: FATTR_SIZE, ..Default::default() };
         assert_eq!(client.setattr(node, truncated).await.unwrap_err(), Errno::EINVAL);
-        // Nor when a file that a client creates is one by now.
-        let created = client.create(NodeId::ROOT, "fifo", 0, 0o644).await;
-        assert_eq!(created.unwrap_err(), Errno::ELOOP);
+        dir
+    });
+}
+
+#[test]
+fn a_file_that_is_there_by_now_is_not_opened_by_create() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("file"), "secret").unwrap();
+        // The client's kernel has checked nothing but the directory.
+        let created = client.create(NodeId::ROOT, "file", 0, 0o644).await;
+        assert_eq!(created.unwrap_err(), Errno::ESTALE);
+        let exclusive = client.create(NodeId::ROOT, "file", 0o200, 0o644).await;
+        assert_eq!(exclusive.unwrap_err(), Errno::EEXIST);
         dir
     });
 }

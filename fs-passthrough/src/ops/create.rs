@@ -122,12 +122,15 @@ pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Re
             let dir = shared.dir_fd(&new.parent)?;
             let name = new.name.as_c_str();
             let created = new.as_caller(|mode| open::create(&dir, name, flags, mode));
-            match created {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !exclusive => {
-                    open_existing(shared, &new.parent, name, flags)
+            let fd = created.map_err(|error| match error.kind() {
+                // Another client was faster, and nobody has checked whether this caller may open what
+                // is there. A kernel takes ESTALE as "look again", and then opens it as it should.
+                io::ErrorKind::AlreadyExists if !exclusive => {
+                    io::Error::from_raw_os_error(libc::ESTALE)
                 }
-                created => identify_new(shared, &new.parent, created?),
-            }
+                _ => error,
+            })?;
+            identify_new(shared, &new.parent, fd)
         })
         .await?;
     finish(fs, made)
@@ -161,23 +164,6 @@ fn identify_new(shared: &Shared, parent: &Inode, fd: OwnedFd) -> io::Result<Made
         // What pins it must not keep it open for writing.
         found.fd = shared.path_of(&found.fd)?;
     }
-    Ok(Made { found, fd })
-}
-
-/// Another client was faster.
-fn open_existing(
-    shared: &Shared,
-    parent: &Inode,
-    name: &std::ffi::CStr,
-    flags: OFlags,
-) -> io::Result<Made> {
-    let found = shared.find(parent, name)?;
-    match found.stat.attr.file_type() {
-        Attr::REGULAR => {}
-        Attr::DIRECTORY => return Err(io::Error::from_raw_os_error(libc::EISDIR)),
-        _ => return Err(io::Error::from_raw_os_error(libc::ELOOP)),
-    }
-    let fd = open::again(shared.proc_fd(), &found.fd, flags)?;
     Ok(Made { found, fd })
 }
 
