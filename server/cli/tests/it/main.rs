@@ -7,4 +7,5 @@ mod lifecycle;
 mod mount;
 mod property;
 mod seeds;
+mod semantics;
 mod served;

@@ -148,6 +148,7 @@ fn on_open_file() -> impl Strategy<Value = Op> {
         FallocateFlags::empty(),
         FallocateFlags::KEEP_SIZE,
         FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
         FallocateFlags::ZERO_RANGE,
         FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
     ];
@@ -157,7 +158,7 @@ fn on_open_file() -> impl Strategy<Value = Op> {
             .prop_map(|(slot, offset, len, fill)| Op::Write { slot, offset, len, fill }),
         2 => (slot(), len(), any::<u8>()).prop_map(|(slot, len, fill)| Op::Append { slot, len, fill }),
         2 => (slot(), prop_oneof![9 => offset(), 1 => Just(1 << 50)]).prop_map(|(slot, size)| Op::SetLen { slot, size }),
-        2 => (slot(), select(fallocate.to_vec()), offset(), offset())
+        1 => (slot(), select(fallocate.to_vec()), offset(), offset())
             .prop_map(|(slot, flags, offset, len)| Op::Fallocate { slot, flags, offset, len }),
         2 => (slot(), offset(), any::<bool>()).prop_map(|(slot, offset, hole)| Op::Seek { slot, offset, hole }),
         1 => (slot(), slot(), offset(), offset(), len())

@@ -1,0 +1,157 @@
+//! Suid and sgid: who keeps them, and what takes them.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ftruncate};
+use rustix::io::Errno;
+
+use super::alike;
+use super::user::{MEMBER, NOBODY, ROOT, STAFF, User};
+
+/// Suid, sgid, both, and sgid that only marks mandatory locks.
+const MODES: [u32; 5] = [0o4777, 0o2777, 0o6777, 0o2767, 0o6766];
+
+/// Ways to change what a file contains, by an open one and by its path.
+const CHANGES: [(&str, fn(&Path) -> Result<(), Errno>); 13] = [
+    ("write", |path| open(path)?.write_all_at(b"new", 0).map_err(errno)),
+    ("a large write", |path| open(path)?.write_all_at(&vec![1; 3 << 20], 0).map_err(errno)),
+    ("append", |path| {
+        use std::io::Write;
+        let mut file = OpenOptions::new().append(true).open(path).map_err(errno)?;
+        file.write_all(b"new").map_err(errno)
+    }),
+    ("truncate by path", |path| {
+        let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+        truncate(&path)
+    }),
+    ("ftruncate", |path| ftruncate(open(path)?, 10)),
+    ("ftruncate to a larger size", |path| ftruncate(open(path)?, 1 << 20)),
+    ("O_TRUNC", |path| {
+        let file = OpenOptions::new().write(true).truncate(true).open(path);
+        file.map(drop).map_err(errno)
+    }),
+    ("fallocate", |path| fallocate(open(path)?, FallocateFlags::empty(), 0, 1 << 20)),
+    ("fallocate behind the end", |path| {
+        fallocate(open(path)?, FallocateFlags::KEEP_SIZE, 1 << 20, 1 << 20)
+    }),
+    ("punch", |path| {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(open(path)?, flags, 0, 4096)
+    }),
+    ("zero", |path| fallocate(open(path)?, FallocateFlags::ZERO_RANGE, 0, 4096)),
+    ("collapse", |path| fallocate(open(path)?, FallocateFlags::COLLAPSE_RANGE, 0, 4096)),
+    ("copy_file_range", |path| {
+        let source = File::open(path.with_file_name("source")).map_err(errno)?;
+        copy_file_range(source, Some(&mut 0), open(path)?, Some(&mut 100), 5000).map(drop)
+    }),
+];
+
+#[test]
+fn changes_of_content_take_them_from_whom_the_kernel_says() {
+    alike(|dir| {
+        fs::write(dir.join("source"), vec![2; 5000]).unwrap();
+        let mut seen = Vec::new();
+        for user in [ROOT, NOBODY, MEMBER] {
+            for mode in MODES {
+                for (change, act) in CHANGES {
+                    let file = dir.join("file");
+                    fs::write(&file, vec![1; 8192]).unwrap();
+                    chown(&file, Some(1), Some(STAFF)).unwrap();
+                    fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+                    let result = user.does(|| act(&file));
+                    let left = mode_of(&file);
+                    seen.push(format!("{change} by {} of {mode:o}: {left:o} {result:?}", user.uid));
+                    fs::remove_file(&file).unwrap();
+                }
+            }
+        }
+        seen
+    });
+}
+
+#[test]
+fn an_open_file_loses_them_at_each_write_after_they_came() {
+    alike(|dir| {
+        let path = dir.join("file");
+        fs::write(&path, "old").unwrap();
+        chown(&path, Some(NOBODY.uid), Some(NOBODY.gid)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        NOBODY.does(|| {
+            let file = open(&path).unwrap();
+            [0o4777, 0o2777, 0o6755].map(|mode| {
+                file.set_permissions(Permissions::from_mode(mode)).unwrap();
+                let before = mode_of(&path);
+                file.write_all_at(b"new", 0).unwrap();
+                (before, mode_of(&path))
+            })
+        })
+    });
+}
+
+#[test]
+fn a_new_owner_takes_them() {
+    alike(|dir| {
+        let mut seen = Vec::new();
+        for mode in MODES {
+            for (user, owner) in [(ROOT, 7), (MEMBER, MEMBER.uid)] {
+                let path = dir.join("file");
+                fs::write(&path, "x").unwrap();
+                chown(&path, Some(MEMBER.uid), Some(MEMBER.gid)).unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+                let result = user.does(|| chown(&path, Some(owner), Some(STAFF)).map_err(errno));
+                seen.push((mode, user.uid, result, mode_of(&path)));
+                fs::remove_file(&path).unwrap();
+            }
+        }
+        seen
+    });
+}
+
+#[test]
+fn chmod_sets_sgid_for_members_of_the_group_and_for_nobody_else() {
+    alike(|dir| {
+        let mut seen = Vec::new();
+        for (name, is_dir) in [("file", false), ("dir", true)] {
+            for user in [ROOT, MEMBER, User { groups: &[], ..MEMBER }, NOBODY] {
+                let path = dir.join(name);
+                if is_dir {
+                    fs::create_dir(&path).unwrap()
+                } else {
+                    fs::write(&path, "").unwrap()
+                }
+                chown(&path, Some(MEMBER.uid), Some(STAFF)).unwrap();
+                let result = user.does(|| {
+                    let mode = Permissions::from_mode(0o6775);
+                    fs::set_permissions(&path, mode).map_err(errno)
+                });
+                let who = (name, user.uid, user.groups.len());
+                seen.push((who, result, mode_of(&path)));
+                if is_dir {
+                    fs::remove_dir(&path).unwrap()
+                } else {
+                    fs::remove_file(&path).unwrap()
+                }
+            }
+        }
+        seen
+    });
+}
+
+fn open(path: &Path) -> Result<File, Errno> {
+    OpenOptions::new().read(true).write(true).open(path).map_err(errno)
+}
+
+/// `truncate(2)`: std and rustix have it for open files only.
+fn truncate(path: &std::ffi::CStr) -> Result<(), Errno> {
+    super::sys::truncate(path, 100).map_err(errno)
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).expect("an error of the kernel")
+}

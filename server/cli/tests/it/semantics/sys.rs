@@ -1,0 +1,151 @@
+//! System calls that rustix does not have, or has as unsafe.
+#![expect(unsafe_code, reason = "fcntl locks, file handles and mappings take pointers")]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libc::{c_int, c_short};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Gives this thread a working directory and umask of its own.
+pub(super) fn own_umask() -> rustix::io::Result<()> {
+    // SAFETY: only working directory, root and umask are concerned, and no descriptor.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }
+}
+
+/// Bytes of a file, the last of them at `u64::MAX` for "to the end".
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bytes {
+    pub(super) start: i64,
+    /// 0 reaches to the end.
+    pub(super) len: i64,
+}
+
+pub(super) const ALL: Bytes = Bytes { start: 0, len: 0 };
+
+/// `fcntl(2)` with a `struct flock`. Returns the kind and the pid that came back.
+pub(super) fn lock(
+    file: impl AsFd,
+    command: c_int,
+    kind: c_int,
+    bytes: Bytes,
+) -> io::Result<(c_int, i32)> {
+    let mut flock = libc::flock64 {
+        l_type: kind as c_short,
+        l_whence: libc::SEEK_SET as c_short,
+        l_start: bytes.start,
+        l_len: bytes.len,
+        l_pid: 0,
+    };
+    // SAFETY: each lock command takes a `struct flock64`.
+    let result = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, &raw mut flock) };
+    check(result)?;
+    Ok((flock.l_type.into(), flock.l_pid))
+}
+
+/// A file handle, as a client of the mount gets it.
+#[repr(C)]
+#[derive(Clone)]
+pub(super) struct Handle {
+    bytes: u32,
+    kind: c_int,
+    handle: [u8; 128],
+}
+
+/// `name_to_handle_at(2)`.
+pub(super) fn handle_of(path: &Path) -> io::Result<Handle> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut handle = Handle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount = 0;
+    // SAFETY: the path is a C string, and `handle` a `struct file_handle` with room for the largest.
+    let result = unsafe {
+        let handle = (&raw mut handle).cast();
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), handle, &raw mut mount, 0)
+    };
+    check(result)?;
+    Ok(handle)
+}
+
+/// `open_by_handle_at(2)` on the mount of `mount`.
+pub(super) fn open_handle(mount: &File, handle: &Handle, flags: c_int) -> io::Result<File> {
+    let mut handle = handle.clone();
+    // SAFETY: `handle` is a whole `struct file_handle`.
+    let fd = unsafe {
+        let handle = (&raw mut handle).cast();
+        libc::open_by_handle_at(mount.as_raw_fd(), handle, flags | libc::O_CLOEXEC)
+    };
+    check(fd)?;
+    // SAFETY: the call has just returned this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
+/// A shared mapping of the start of a file.
+pub(super) struct Mapping {
+    address: *mut libc::c_void,
+    len: usize,
+}
+
+impl Mapping {
+    pub(super) fn new(file: &File, len: usize) -> rustix::io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses an address where nothing is.
+        let address =
+            unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, file, 0)? };
+        Ok(Self { address, len })
+    }
+
+    pub(super) fn write(&mut self, at: usize, byte: u8) {
+        assert!(at < self.len);
+        // SAFETY: the byte is inside the mapping, and the caller's file is that long.
+        unsafe { self.address.cast::<u8>().add(at).write_volatile(byte) }
+    }
+
+    pub(super) fn read(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: as in `write`.
+        unsafe { self.address.cast::<u8>().add(at).read_volatile() }
+    }
+
+    pub(super) fn sync(&self) -> rustix::io::Result<()> {
+        // SAFETY: it is our mapping.
+        unsafe { msync(self.address, self.len, MsyncFlags::SYNC) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it is our mapping, and nobody has an address in it.
+        let _ = unsafe { munmap(self.address, self.len) };
+    }
+}
+
+/// Memory at an address that O_DIRECT takes.
+#[repr(C, align(4096))]
+pub(super) struct Aligned(pub(super) [u8; 8192]);
+
+/// Lets SIGUSR1 interrupt system calls and do nothing else.
+pub(super) fn interrupted_by_usr1() {
+    extern "C" fn nothing(_: c_int) {}
+    // SAFETY: the handler does nothing, and the action is whole: no flags, an empty mask.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        check(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()))
+            .expect("a handler");
+    }
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `truncate(2)`.
+pub(super) fn truncate(path: &std::ffi::CStr, size: i64) -> io::Result<()> {
+    // SAFETY: the path is a C string.
+    check(unsafe { libc::truncate64(path.as_ptr(), size) })
+}
