@@ -93,7 +93,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Resources")]
     pub(crate) inode_file_handles: Handles,
 
-    /// Threads that serve, each on a CPU of its own [default: one for each CPU]
+    /// Threads that serve, each on a CPU of its own [default: one for each CPU, at most 8]
     #[arg(long, value_name = "N", value_parser = workers, help_heading = "Resources")]
     pub(crate) workers: Option<usize>,
 

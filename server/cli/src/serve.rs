@@ -51,6 +51,10 @@ pub(crate) fn main(args: Serve) -> ExitCode {
     std::process::exit(code)
 }
 
+/// The most workers unless more are asked for. Every request wakes each of them: on a machine with
+/// many CPUs that would cost more than the nearest one saves.
+const WORKERS_DEFAULT: usize = 8;
+
 /// Everything that can be wrong before something is mounted.
 struct Prepared {
     share: Share,
@@ -70,7 +74,7 @@ fn prepare(args: &Serve) -> Result<Prepared> {
     let descriptors = limits::raise(args.rlimit_nofile, need)?;
     let engine = engine::choose(args.io_engine)?;
     let mut cpus = worker::cpus().context("cannot tell the CPUs of this process")?;
-    cpus.truncate(args.workers.unwrap_or(usize::MAX));
+    cpus.truncate(args.workers.unwrap_or(WORKERS_DEFAULT));
     let config = Config {
         cache: args.cache.policy(),
         attr_timeout: args.attr_timeout,
