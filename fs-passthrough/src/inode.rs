@@ -231,6 +231,14 @@ impl Inodes {
         inode
     }
 
+    /// The node id of a file that the client knows and nothing pins.
+    pub(crate) fn unpinned(&self, found: &Found) -> Option<NodeId> {
+        let hash = self.hash_file(found);
+        let by_file = lock(&self.by_file[shard(hash)]);
+        let inode = by_file.find(hash, |inode| inode.is(found))?;
+        inode.is_held_by_handle().then_some(inode.nodeid)
+    }
+
     /// Takes `count` lookups back. Returns whether the client no longer knows the file.
     pub(crate) fn forget(&self, nodeid: NodeId, count: u64, remember: bool) -> bool {
         if nodeid == NodeId::ROOT {

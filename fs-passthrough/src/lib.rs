@@ -15,6 +15,7 @@ mod locks;
 mod mount;
 mod ops;
 mod prune;
+mod removed;
 mod shared;
 mod sys;
 

@@ -18,6 +18,7 @@ use crate::{
     locks::LockTable,
     mount::{self, Mount, Mounts},
     prune::Pruner,
+    removed::Removed,
     sys::{open, stat::Stat},
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     /// The client may ask for files that it has forgotten.
     pub(crate) is_exported: AtomicBool,
     dirs: DirCache,
+    removed: Removed,
     proc_fd: OwnedFd,
 }
 
@@ -99,6 +101,7 @@ impl Shared {
             pruner: OnceLock::new(),
             is_exported: AtomicBool::new(false),
             dirs: DirCache::new(dir_cache as usize),
+            removed: Removed::new(dir_cache as usize),
             proc_fd,
             config,
         })
@@ -131,9 +134,41 @@ impl Shared {
         if let Some(fd) = self.dirs.get(inode.nodeid) {
             return Ok(PathFd::Cached(fd));
         }
-        let fd = Arc::new(inode.open_by_handle(OFlags::PATH | OFlags::DIRECTORY)?);
-        self.dirs.insert(inode.nodeid, fd.clone());
-        Ok(PathFd::Cached(fd))
+        match inode.open_by_handle(OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(fd) => {
+                let fd = Arc::new(fd);
+                self.dirs.insert(inode.nodeid, fd.clone());
+                Ok(PathFd::Cached(fd))
+            }
+            Err(error) => self.removed.get(inode.nodeid).map(PathFd::Cached).ok_or(error),
+        }
+    }
+
+    /// Runs `remove`, which may remove the directory `name` in `dir`, and holds what is then without a
+    /// name for the client.
+    pub(crate) fn removing_dir<T>(
+        &self,
+        dir: &Inode,
+        name: &std::ffi::CStr,
+        remove: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if !dir.mount.has_handles() {
+            return remove();
+        }
+        let known = self.find(dir, name).ok().and_then(|found| {
+            let is_dir = found.stat.attr.file_type() == fsrv::Attr::DIRECTORY;
+            let nodeid = if is_dir { self.inodes.unpinned(&found) } else { None };
+            nodeid.map(|nodeid| (nodeid, found.fd))
+        });
+        let result = remove()?;
+        if let Some((nodeid, fd)) = known {
+            self.removed.insert(nodeid, fd);
+            if self.inodes.get(nodeid).is_none() {
+                // It was forgotten meanwhile.
+                self.removed.remove(nodeid);
+            }
+        }
+        Ok(result)
     }
 
     /// A descriptor of the directory `inode`.
@@ -230,6 +265,7 @@ impl Shared {
         let remember = self.is_exported.load(std::sync::atomic::Ordering::Relaxed);
         if self.inodes.forget(nodeid, count, remember) {
             self.dirs.remove(nodeid);
+            self.removed.remove(nodeid);
         }
     }
 
@@ -239,6 +275,7 @@ impl Shared {
         self.locks.clear();
         self.inodes.clear();
         self.dirs.clear();
+        self.removed.clear();
     }
 
     /// An O_PATH descriptor of the file that `fd` has open.

@@ -92,23 +92,32 @@ async fn stat(
 pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Result<Attributes> {
     let target = Target::new(fs, op.nodeid, op.fh)?;
     let inode = target.inode.clone();
+    let caller = cx.uid;
     let stat = fs
         .run(cx, &inode, move |shared| {
             let fd = target.fd(shared)?;
-            change(shared, &target, fd.as_fd(), &op)?;
+            change(shared, &target, fd.as_fd(), caller, &op)?;
             Stat::of(fd)
         })
         .await?;
     Ok(fs.shared().attributes(&inode, &stat))
 }
 
-fn change(shared: &Shared, target: &Target, fd: BorrowedFd<'_>, op: &SetAttr) -> io::Result<()> {
+fn change(
+    shared: &Shared,
+    target: &Target,
+    fd: BorrowedFd<'_>,
+    caller: u32,
+    op: &SetAttr,
+) -> io::Result<()> {
     if op.uid.is_some() || op.gid.is_some() {
         let invalid = [op.uid, op.gid].contains(&Some(u32::MAX));
         if invalid {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        meta::chown(fd, op.uid, op.gid)?;
+        let chown = || meta::chown(fd, op.uid, op.gid);
+        // The host takes suid and sgid, but for a sgid without group execution from whom it trusts.
+        if caller == 0 && target.inode.has_suid() { keeping_suid(chown)? } else { chown()? }
     }
     // After the owner: a change of that clears suid.
     if let Some(mode) = op.mode {

@@ -43,7 +43,9 @@ pub(crate) async fn rmdir(fs: &Passthrough, cx: &Context, op: RmDir<'_>) -> Resu
     let parent = fs.shared().inode(op.parent)?;
     let (name, dir) = (op.name.to_buf(), parent.clone());
     fs.run(cx, &parent, move |shared| {
-        Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), AtFlags::REMOVEDIR)?)
+        let (fd, name) = (shared.dir_fd(&dir)?, name.as_c_str());
+        let rmdir = || Ok(rustix::fs::unlinkat(fd, name, AtFlags::REMOVEDIR)?);
+        shared.removing_dir(&dir, name, rmdir)
     })
     .await
 }
@@ -56,7 +58,14 @@ pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Re
     let (dir, flags) = (parent.clone(), RenameFlags::from_bits_retain(op.flags));
     fs.run(cx, &parent, move |shared| {
         let (from, to) = (shared.dir_fd(&dir)?, shared.dir_fd(&new_parent)?);
-        Ok(rustix::fs::renameat_with(from, name.as_c_str(), to, new_name.as_c_str(), flags)?)
+        let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
+        let rename = || Ok(rustix::fs::renameat_with(from, name, &to, new_name, flags)?);
+        if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+            rename()
+        } else {
+            // It may take the place of an empty directory.
+            shared.removing_dir(&new_parent, new_name, rename)
+        }
     })
     .await
 }
