@@ -2,10 +2,13 @@
 
 mod client;
 mod directories;
+mod exported;
+mod names;
 mod owners;
 mod suid;
 mod sys;
 mod times;
+mod unlinked;
 mod user;
 
 use std::fmt::Debug;
@@ -32,7 +35,15 @@ fn alike_with<S: PartialEq + Debug>(options: &[&str], act: impl Fn(&Path) -> S) 
     for corner in CORNERS {
         let served = Served::new(&[corner, options].concat());
         let seen = act(served.mounted());
-        assert_eq!(seen, expected, "left: mounted with {corner:?}, right: native");
+        let differences = || differences(&seen, &expected);
+        assert!(seen == expected, "mounted with {corner:?} and native:{}", differences());
         served.stop();
     }
+}
+
+/// The lines that are not the same: a transcript is long.
+fn differences(seen: &impl Debug, expected: &impl Debug) -> String {
+    let (seen, expected) = (format!("{seen:#?}"), format!("{expected:#?}"));
+    let pairs = seen.lines().zip(expected.lines()).filter(|(seen, expected)| seen != expected);
+    pairs.take(40).map(|(seen, expected)| format!("\n{seen} instead of {expected}")).collect()
 }
