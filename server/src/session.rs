@@ -14,8 +14,7 @@ use std::{
 };
 
 use fsrv_transport::{
-    Completion, Config, Message, Notifier,
-    io::{self as file_io, Counters},
+    Completion, Config, Message, Notifier, io as file_io,
     mem::{InBuf, OutBuf},
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -28,7 +27,7 @@ use crate::{
     init::{Init, Limits},
     notify::reply_header,
     op::{Answer, Args, Extensions, Fixed, Grant, Opcode, Operation, Release, ReleaseDir},
-    stats::{Requests, SessionStats},
+    stats::{Requests, SessionStats, ThreadsIo},
     types::NodeId,
 };
 
@@ -60,6 +59,7 @@ pub struct Session<F> {
     workers: Mutex<Vec<Arc<Worker>>>,
     /// What workers that are gone have done.
     past: Mutex<SessionStats>,
+    io: Mutex<ThreadsIo>,
     early: EarlyInterrupts,
     malformed: AtomicU64,
 }
@@ -68,7 +68,6 @@ pub struct Session<F> {
 pub(crate) struct Worker {
     flights: Mutex<Vec<Arc<Flight>>>,
     requests: Requests,
-    io: Arc<Counters>,
     in_flight: AtomicU64,
 }
 
@@ -104,6 +103,7 @@ impl<F: FileSystem> Session<F> {
             setxattr_compat: AtomicBool::new(false),
             workers: Mutex::default(),
             past: Mutex::default(),
+            io: Mutex::default(),
             early: EarlyInterrupts::default(),
             malformed: AtomicU64::new(0),
         }
@@ -135,9 +135,10 @@ impl<F: FileSystem> Session<F> {
     pub fn stats(&self) -> SessionStats {
         let mut stats = lock(&self.past).clone();
         for worker in lock(&self.workers).iter() {
-            stats.add(&worker.requests, &worker.io);
+            stats.add(&worker.requests);
             stats.in_flight += worker.in_flight.load(Ordering::Relaxed);
         }
+        lock(&self.io).add_to(&mut stats);
         stats.malformed = self.malformed.load(Ordering::Relaxed);
         stats.held = self.fs.stats();
         stats
@@ -148,9 +149,9 @@ impl<F: FileSystem> Session<F> {
         let shared = Arc::new(Worker {
             flights: Mutex::default(),
             requests: Requests::default(),
-            io: file_io::counters(),
             in_flight: AtomicU64::new(0),
         });
+        lock(&self.io).enter(file_io::counters());
         lock(&self.workers).push(shared.clone());
         Rc::new(Local {
             shared,
@@ -165,7 +166,10 @@ impl<F: FileSystem> Session<F> {
     pub(crate) fn leave(&self, local: &Local) {
         let mut workers = lock(&self.workers);
         workers.retain(|worker| !Arc::ptr_eq(worker, &local.shared));
-        lock(&self.past).add(&local.shared.requests, &local.shared.io);
+        let mut past = lock(&self.past);
+        past.add(&local.shared.requests);
+        lock(&self.io).leave(&file_io::counters(), &mut past);
+        drop(past);
         if workers.is_empty() && self.begun.swap(false, Ordering::SeqCst) {
             self.fs.destroy();
         }

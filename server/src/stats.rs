@@ -54,7 +54,7 @@ pub struct SessionStats {
 
 impl SessionStats {
     /// Adds what one worker did.
-    pub(crate) fn add(&mut self, requests: &Requests, io: &Arc<Counters>) {
+    pub(crate) fn add(&mut self, requests: &Requests) {
         for &opcode in Opcode::ALL.iter().filter(|&&opcode| (opcode as usize) < CODES) {
             let count = requests.get(opcode);
             if count == 0 {
@@ -65,13 +65,62 @@ impl SessionStats {
                 None => self.requests.push((opcode.name(), count)),
             }
         }
-        self.inline += io.inline();
-        self.ring += io.ring();
-        self.pool += io.pool();
     }
 
     /// Requests received for `operation`, by its name in [`SessionStats::requests`].
     pub fn requests_for(&self, operation: &str) -> u64 {
         self.requests.iter().find(|(name, _)| *name == operation).map_or(0, |(_, count)| *count)
     }
+}
+
+/// The file operations of the threads that serve a session, since they began to. A thread that
+/// serves several transports is counted once.
+#[derive(Default)]
+pub(crate) struct ThreadsIo(Vec<ThreadIo>);
+
+struct ThreadIo {
+    counters: Arc<Counters>,
+    before: [u64; 3],
+    transports: usize,
+}
+
+impl ThreadsIo {
+    /// The thread of `counters` serves one transport more.
+    pub(crate) fn enter(&mut self, counters: Arc<Counters>) {
+        match self.0.iter_mut().find(|thread| Arc::ptr_eq(&thread.counters, &counters)) {
+            Some(thread) => thread.transports += 1,
+            None => {
+                let before = numbers(&counters);
+                self.0.push(ThreadIo { counters, before, transports: 1 });
+            }
+        }
+    }
+
+    /// It serves one less. What a thread did that serves none is added to `past`.
+    pub(crate) fn leave(&mut self, counters: &Arc<Counters>, past: &mut SessionStats) {
+        let same = |thread: &ThreadIo| Arc::ptr_eq(&thread.counters, counters);
+        let Some(index) = self.0.iter().position(same) else { return };
+        self.0[index].transports -= 1;
+        if self.0[index].transports == 0 {
+            self.0.swap_remove(index).add_to(past);
+        }
+    }
+
+    /// Adds what was done so far.
+    pub(crate) fn add_to(&self, stats: &mut SessionStats) {
+        self.0.iter().for_each(|thread| thread.add_to(stats));
+    }
+}
+
+impl ThreadIo {
+    fn add_to(&self, stats: &mut SessionStats) {
+        let now = numbers(&self.counters);
+        stats.inline += now[0] - self.before[0];
+        stats.ring += now[1] - self.before[1];
+        stats.pool += now[2] - self.before[2];
+    }
+}
+
+fn numbers(counters: &Counters) -> [u64; 3] {
+    [counters.inline(), counters.ring(), counters.pool()]
 }

@@ -70,7 +70,7 @@ impl DirPlusBuf {
         let entry_out = entry.map_or_else(fuse_entry_out::default, |entry| entry.to_abi());
         let record = fuse_direntplus { entry_out, dirent: dirent(ino, next, kind, name)? };
         append_record(&mut self.out, record.as_bytes(), name)?;
-        self.granted.extend(entry.map(|entry| entry.nodeid));
+        self.granted.extend(entry.map(|entry| entry.nodeid).filter(|node| node.0 != 0));
         Ok(())
     }
 

@@ -6,4 +6,5 @@ mod hostile;
 mod read_only;
 mod replies;
 mod sample;
+mod waiting;
 mod wire;
