@@ -150,7 +150,7 @@ fn run_round(engine: Engine, seed: u64) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // O_DIRECT: always on the engine.
         options.custom_flags(0o40000);
     }
