@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use fsrv::{
@@ -89,12 +89,12 @@ impl FileSystem for Passthrough {
             init.want(abi::FUSE_EXPORT_SUPPORT);
         }
         self.0.is_exported.store(is_exported, Ordering::Relaxed);
-        if let Some(client) = init.client().filter(|_| init.minor() >= 45) {
-            match Pruner::start(Arc::downgrade(&self.0), client.clone()) {
-                Ok(pruner) => drop(self.0.pruner.set(pruner)),
-                Err(error) => tracing::warn!("cannot start the pruning thread: {error}"),
-            }
-        }
+        let pruner = init.client().filter(|_| init.minor() >= 45).and_then(|client| {
+            Pruner::start(Arc::downgrade(&self.0), client.clone())
+                .inspect_err(|error| tracing::warn!("cannot start the pruning thread: {error}"))
+                .ok()
+        });
+        *self.0.pruner.lock().unwrap_or_else(PoisonError::into_inner) = pruner;
     }
 
     fn destroy(&self) {
@@ -172,7 +172,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn release(&self, _: &Context, op: Release) -> Result<()> {
-        open::release(self, op)
+        open::release(self, op).await
     }
 
     async fn flush(&self, _: &Context, op: Flush) -> Result<()> {

@@ -21,6 +21,18 @@ pub(crate) struct Handle {
     pub(crate) position: Mutex<Position>,
 }
 
+impl Handle {
+    /// Whether closing it may write to another machine, or free a large file.
+    pub(crate) fn is_long_to_close(&self) -> bool {
+        self.inode.mount.is_remote()
+            || rustix::fs::fstat(&self.file)
+                .is_ok_and(|stat| stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LARGE)
+    }
+}
+
+/// Freeing a file of so many blocks of 512 bytes takes longer than going to another thread.
+pub(crate) const LARGE: u64 = (16 << 20) / 512;
+
 const SHARDS: usize = 16;
 
 /// All open files and directories.

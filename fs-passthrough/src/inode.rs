@@ -178,8 +178,10 @@ pub(crate) struct Inodes {
 
 #[derive(Default)]
 struct Forgotten {
-    files: HashMap<u64, (Arc<Mount>, FileHandle)>,
-    order: VecDeque<u64>,
+    files: HashMap<NodeId, (Arc<Mount>, FileHandle)>,
+    /// The same the other way round: a file keeps its number when it is found again by name.
+    nodes: HashMap<(u64, FileHandle), NodeId>,
+    order: VecDeque<NodeId>,
 }
 
 impl Inodes {
@@ -221,7 +223,9 @@ impl Inodes {
             }
             return inode.clone();
         }
-        let nodeid = nodeid.unwrap_or_else(|| NodeId(self.next.fetch_add(1, Ordering::Relaxed)));
+        let nodeid = nodeid
+            .or_else(|| lock(&self.forgotten).nodeid(&found))
+            .unwrap_or_else(|| NodeId(self.next.fetch_add(1, Ordering::Relaxed)));
         let inode = Arc::new(Inode::new(nodeid, found, 1));
         if !inode.is_held_by_handle() {
             self.by_fd.fetch_add(1, Ordering::Relaxed);
@@ -252,8 +256,10 @@ impl Inodes {
         if lookups == 0 || lookups > count {
             return false;
         }
-        if let Ok(entry) = by_file.find_entry(hash, |known| Arc::ptr_eq(known, &inode)) {
-            entry.remove();
+        match by_file.find_entry(hash, |known| Arc::ptr_eq(known, &inode)) {
+            Ok(entry) => drop(entry.remove()),
+            // The client has just ended, and everything with it.
+            Err(_) => return false,
         }
         shrink(&mut by_file, |inode| self.hash_inode(inode));
         self.remove_by_id(nodeid);
@@ -269,7 +275,7 @@ impl Inodes {
 
     /// A file that the client has forgotten and asks for again, opened by O_PATH.
     pub(crate) fn reopen_forgotten(&self, nodeid: NodeId) -> io::Result<OwnedFd> {
-        let forgotten = lock(&self.forgotten).files.get(&nodeid.0).cloned();
+        let forgotten = lock(&self.forgotten).files.get(&nodeid).cloned();
         let Some((mount, handle)) = forgotten else {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));
         };
@@ -278,12 +284,19 @@ impl Inodes {
 
     /// Forgets everything but the root.
     pub(crate) fn clear(&self) {
-        for shard in self.by_file.iter().chain(&self.by_id) {
-            *lock(shard) = HashTable::new();
+        for shard in &self.by_file {
+            let cleared = std::mem::take(&mut *lock(shard));
+            let by_fd = cleared.iter().filter(|inode| self.counts(inode)).count();
+            self.by_fd.fetch_sub(by_fd as u64, Ordering::Relaxed);
         }
+        self.by_id.iter().for_each(|shard| drop(std::mem::take(&mut *lock(shard))));
         *lock(&self.forgotten) = Forgotten::default();
-        self.by_fd.store(0, Ordering::Relaxed);
         self.insert(self.root.clone());
+    }
+
+    /// Whether `inode` is one of those that the client can make us hold by a descriptor.
+    fn counts(&self, inode: &Inode) -> bool {
+        !inode.is_held_by_handle() && inode.nodeid != NodeId::ROOT
     }
 
     /// Files known, and lookups not taken back.
@@ -366,14 +379,24 @@ impl Inodes {
 
 impl Forgotten {
     fn remember(&mut self, nodeid: NodeId, mount: &Arc<Mount>, handle: &FileHandle) {
+        if self.files.insert(nodeid, (mount.clone(), handle.clone())).is_some() {
+            return;
+        }
+        self.nodes.insert((mount.id, handle.clone()), nodeid);
         if self.order.len() == FORGOTTEN_MAX
             && let Some(oldest) = self.order.pop_front()
+            && let Some((mount, handle)) = self.files.remove(&oldest)
         {
-            self.files.remove(&oldest);
+            self.nodes.remove(&(mount.id, handle));
         }
-        if self.files.insert(nodeid.0, (mount.clone(), handle.clone())).is_none() {
-            self.order.push_back(nodeid.0);
+        self.order.push_back(nodeid);
+    }
+
+    fn nodeid(&self, found: &Found) -> Option<NodeId> {
+        if self.nodes.is_empty() {
+            return None;
         }
+        self.nodes.get(&(found.mount.id, found.handle.clone()?)).copied()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use fsrv::{Attributes, Entry, Errno, Fh, NodeId, Result};
@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::{
     config::{Config, InodeFileHandles, Timeouts},
     dircache::DirCache,
-    handle::{Handle, Handles},
+    handle::{Handle, Handles, LARGE},
     inode::{Found, Inode, Inodes},
     locks::LockTable,
     mount::{self, Mount, Mounts},
@@ -53,7 +53,8 @@ pub(crate) struct Shared {
     pub(crate) inodes: Inodes,
     pub(crate) handles: Handles,
     pub(crate) locks: LockTable,
-    pub(crate) pruner: OnceLock<Pruner>,
+    /// Of the client that is there now.
+    pub(crate) pruner: Mutex<Option<Pruner>>,
     /// The client may ask for files that it has forgotten.
     pub(crate) is_exported: AtomicBool,
     dirs: DirCache,
@@ -98,7 +99,7 @@ impl Shared {
             inodes: Inodes::new(found),
             handles: Handles::default(),
             locks: LockTable::new(),
-            pruner: OnceLock::new(),
+            pruner: Mutex::default(),
             is_exported: AtomicBool::new(false),
             dirs: DirCache::new(dir_cache as usize),
             removed: Removed::new(dir_cache as usize),
@@ -128,25 +129,23 @@ impl Shared {
         if let Some(fd) = inode.own_fd() {
             return Ok(PathFd::Own(fd));
         }
-        if !inode.is_dir() {
-            return inode.open_by_handle(OFlags::PATH).map(PathFd::Opened);
-        }
         if let Some(fd) = self.dirs.get(inode.nodeid) {
             return Ok(PathFd::Cached(fd));
         }
-        match inode.open_by_handle(OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(fd) => {
+        match inode.open_by_handle(OFlags::PATH) {
+            Ok(fd) if inode.is_dir() => {
                 let fd = Arc::new(fd);
                 self.dirs.insert(inode.nodeid, fd.clone());
                 Ok(PathFd::Cached(fd))
             }
+            Ok(fd) => Ok(PathFd::Opened(fd)),
             Err(error) => self.removed.get(inode.nodeid).map(PathFd::Cached).ok_or(error),
         }
     }
 
-    /// Runs `remove`, which may remove the directory `name` in `dir`, and holds what is then without a
-    /// name for the client.
-    pub(crate) fn removing_dir<T>(
+    /// Runs `remove`, which may remove `name` in `dir`, and holds for the client what then has no name:
+    /// it may be a working directory, or open by a descriptor that we do not know of (O_PATH, a FIFO).
+    pub(crate) fn removing<T>(
         &self,
         dir: &Inode,
         name: &std::ffi::CStr,
@@ -156,8 +155,11 @@ impl Shared {
             return remove();
         }
         let known = self.find(dir, name).ok().and_then(|found| {
-            let is_dir = found.stat.attr.file_type() == fsrv::Attr::DIRECTORY;
-            let nodeid = if is_dir { self.inodes.unpinned(&found) } else { None };
+            let attr = found.stat.attr;
+            let is_last = attr.file_type() == fsrv::Attr::DIRECTORY || attr.nlink == 1;
+            // The space of a large file is better free than the file known to a bare O_PATH.
+            let is_held = is_last && attr.blocks <= LARGE;
+            let nodeid = if is_held { self.inodes.unpinned(&found) } else { None };
             nodeid.map(|nodeid| (nodeid, found.fd))
         });
         let result = remove()?;
@@ -299,7 +301,7 @@ impl Shared {
         let held = self.inodes.held_by_fd_count();
         let limit = self.config.max_descriptors.saturating_sub(SPARE_DESCRIPTORS);
         if held >= limit / 8 * 7
-            && let Some(pruner) = self.pruner.get()
+            && let Some(pruner) = &*self.pruner.lock().unwrap_or_else(PoisonError::into_inner)
         {
             pruner.wake();
         }

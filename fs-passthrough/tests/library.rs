@@ -56,14 +56,33 @@ fn a_file_is_created_written_and_read_back() {
 }
 
 #[test]
-fn a_forgotten_file_is_unknown_and_its_number_is_not_used_again() {
+fn a_forgotten_file_is_unknown_and_another_one_does_not_get_its_number() {
     serving(|client, dir| async move {
-        fs::write(dir.path().join("file"), "").unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
         let first = client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid;
         assert_eq!(client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid, first);
         client.forget(NodeId(first), 2).await;
         assert_eq!(client.getattr(NodeId(first)).await.unwrap_err(), Errno::ESTALE);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
         assert_ne!(client.lookup(NodeId::ROOT, "file").await.unwrap().nodeid, first);
+        dir
+    });
+}
+
+#[test]
+fn an_exported_file_keeps_its_number_when_it_was_forgotten() {
+    serving(|client, dir| async move {
+        fs::write(dir.path().join("file"), "").unwrap();
+        let first = client.lookup(NodeId::ROOT, "file").await.unwrap();
+        client.forget(NodeId(first.nodeid), 1).await;
+        // Only files that are held by handle can be asked for so.
+        if let Ok(again) = client.lookup(NodeId(first.nodeid), ".").await {
+            assert_eq!((again.nodeid, again.generation), (first.nodeid, first.generation));
+            let by_name = client.lookup(NodeId::ROOT, "file").await.unwrap();
+            assert_eq!(by_name.nodeid, first.nodeid);
+        }
         dir
     });
 }

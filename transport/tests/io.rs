@@ -15,7 +15,7 @@ use std::{
 };
 
 use fsrv_transport::{
-    io::{Cost, Engine, File, SyncKind, counters, fallocate, fsync, preadv2, pwritev2},
+    io::{Cost, Engine, File, SyncKind, WriteAt, counters, fallocate, fsync, preadv2, pwritev2},
     mem::{InBuf, OutBuf, Pool},
     worker::{Worker, probe_ring},
 };
@@ -50,7 +50,7 @@ impl Lab {
     }
 
     async fn write(&self, file: &File, offset: u64, data: &[u8]) -> io::Result<usize> {
-        pwritev2(file, InBuf::copied(&self.pool, data), offset).await
+        pwritev2(file, InBuf::copied(&self.pool, data), WriteAt::Offset(offset)).await
     }
 }
 

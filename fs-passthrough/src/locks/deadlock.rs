@@ -6,6 +6,10 @@ use fsrv::types::LockOwner;
 
 use super::WaitId;
 
+/// The most owners noted for one wait: a circle through a further one is not found, and its waits end
+/// by a signal. Many waits for many holders would else fill our memory.
+const HOLDERS_MAX: usize = 64;
+
 /// The owners that wait for POSIX locks of others, over all inodes.
 #[derive(Default)]
 pub(super) struct WaitGraph {
@@ -24,7 +28,14 @@ impl WaitGraph {
     ///
     /// Like Linux this takes an owner that waits for one that does nothing else, although another
     /// thread of it might unlock.
-    pub(super) fn wait(&mut self, id: WaitId, owner: LockOwner, holders: Vec<LockOwner>) -> bool {
+    pub(super) fn wait(
+        &mut self,
+        id: WaitId,
+        owner: LockOwner,
+        mut holders: Vec<LockOwner>,
+    ) -> bool {
+        holders.truncate(HOLDERS_MAX);
+        holders.shrink_to_fit();
         let waits = self.waits.entry(owner).or_default();
         match waits.iter_mut().find(|wait| wait.id == id) {
             Some(wait) => wait.holders = holders,

@@ -110,7 +110,10 @@ fn change(
     caller: u32,
     op: &SetAttr,
 ) -> io::Result<()> {
-    if op.uid.is_some() || op.gid.is_some() {
+    let times = op.atime.is_some() || op.mtime.is_some() || op.ctime.is_some();
+    let is_empty = op.mode.is_none() && op.size.is_none() && !times;
+    // `chown(-1, -1)` changes nothing but the time of change, and clears suid.
+    if op.uid.is_some() || op.gid.is_some() || is_empty {
         let invalid = [op.uid, op.gid].contains(&Some(u32::MAX));
         if invalid {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));

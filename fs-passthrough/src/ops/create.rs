@@ -74,7 +74,7 @@ impl New {
             name,
             mode: mode & PERMISSIONS,
             umask: umask & 0o777,
-            caller: caller(cx),
+            caller: Caller::of(cx),
         })
     }
 
@@ -85,10 +85,6 @@ impl New {
         // The kernel takes sgid from whoever is not in the group; root may keep it.
         if self.mode & 0o2000 != 0 && self.caller.uid == 0 { keeping_suid(make) } else { make() }
     }
-}
-
-fn caller(cx: &Context) -> Caller {
-    Caller { uid: cx.uid, gid: cx.gid, group: cx.group }
 }
 
 fn mode(bits: u32) -> Mode {

@@ -5,11 +5,13 @@ use fsrv::{
     op::{Read, Write},
 };
 use fsrv_transport::{
-    io::{self as file_io, SyncKind},
+    io::{self as file_io, SyncKind, WriteAt},
     mem::Filled,
 };
 
 use crate::{filesystem::Passthrough, sys::creds::keeping_suid};
+
+const O_APPEND: u32 = 0o2000;
 
 pub(crate) async fn read(fs: &Passthrough, op: Read) -> Result<Filled> {
     let handle = fs.shared().handle(op.nodeid, op.fh)?;
@@ -20,7 +22,11 @@ pub(crate) async fn write(fs: &Passthrough, _: &Context, op: Write) -> Result<u3
     let handle = fs.shared().handle(op.nodeid, op.fh)?;
     let keeps_suid = handle.inode.has_suid() && !op.kill_suidgid;
     let mode = if keeps_suid { suid_mode(&handle.file) } else { None };
-    let written = file_io::pwritev2(&handle.file, op.data, op.offset).await?;
+    // The end is the host's affair, for what a caller appends now: the client's idea of it may be old.
+    // A page of a mapping has its place, whatever the descriptor was opened with.
+    let appends = op.flags & O_APPEND != 0 && !op.cached && !fs.shared().config.writeback;
+    let at = if appends { WriteAt::End } else { WriteAt::Offset(op.offset) };
+    let written = file_io::pwritev2(&handle.file, op.data, at).await?;
     if let Some(mode) = mode {
         // The writer may keep suid, and the worker has lost it: the data may have gone through the
         // ring, which knows one set of capabilities only.

@@ -66,6 +66,7 @@ fn flags(config: &Config, is_unchanged: bool) -> u32 {
 pub(crate) fn releasedir(fs: &Passthrough, op: ReleaseDir) -> Result<()> {
     let shared = fs.shared();
     dir_handle(fs, op.nodeid, op.fh)?;
+    shared.locks.release_handle(op.nodeid, op.fh);
     shared.handles.remove(op.fh);
     Ok(())
 }
@@ -138,7 +139,7 @@ fn ino_of(shared: &Shared, handle: &Handle, dirent: &Dirent<'_>) -> u64 {
 
 /// What the client gets to know of an entry; `None` leaves it to ask.
 fn look_up(shared: &Shared, handle: &Handle, dirent: &Dirent<'_>) -> Option<Entry> {
-    if matches!(dirent.name, b"." | b"..") || dirent.name.len() > NAME_MAX {
+    if matches!(dirent.name, b"." | b"..") {
         return None;
     }
     let mut name = [0; NAME_MAX + 1];
@@ -170,7 +171,8 @@ fn read_entries(
     }
     loop {
         while let Some(dirent) = dirent::parse(&position.ahead[position.at..]) {
-            if !take(&dirent)? {
+            // No client could ask for a longer name.
+            if dirent.name.len() <= NAME_MAX && !take(&dirent)? {
                 return Ok(Stopped::Full);
             }
             position.offset = dirent.next;

@@ -8,10 +8,15 @@ use fsrv::{
 };
 use rustix::fs::{AtFlags, RenameFlags};
 
-use crate::{filesystem::Passthrough, shared::Shared, sys::open};
-
-/// Freeing a file of so many blocks of 512 bytes takes longer than going to another thread.
-const LARGE: u64 = (16 << 20) / 512;
+use crate::{
+    filesystem::Passthrough,
+    handle::LARGE,
+    shared::Shared,
+    sys::{
+        creds::{Caller, with_credentials},
+        open,
+    },
+};
 
 pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result<Entry> {
     let shared = fs.shared();
@@ -34,7 +39,9 @@ pub(crate) async fn unlink(fs: &Passthrough, cx: &Context, op: Unlink<'_>) -> Re
     let is_large = shared.blocks_of(&parent, op.name.as_c_str()) > LARGE;
     let (name, dir) = (op.name.to_buf(), parent.clone());
     let unlink = move |shared: &Shared| {
-        Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), AtFlags::empty())?)
+        let (fd, name) = (shared.dir_fd(&dir)?, name.as_c_str());
+        let unlink = || Ok(rustix::fs::unlinkat(fd, name, AtFlags::empty())?);
+        shared.removing(&dir, name, unlink)
     };
     if is_large { fs.run_long(unlink).await } else { fs.run(cx, &parent, unlink).await }
 }
@@ -45,7 +52,7 @@ pub(crate) async fn rmdir(fs: &Passthrough, cx: &Context, op: RmDir<'_>) -> Resu
     fs.run(cx, &parent, move |shared| {
         let (fd, name) = (shared.dir_fd(&dir)?, name.as_c_str());
         let rmdir = || Ok(rustix::fs::unlinkat(fd, name, AtFlags::REMOVEDIR)?);
-        shared.removing_dir(&dir, name, rmdir)
+        shared.removing(&dir, name, rmdir)
     })
     .await
 }
@@ -56,15 +63,19 @@ pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Re
     let new_parent = shared.inode(op.new_parent)?;
     let (name, new_name) = (op.name.to_buf(), op.new_name.to_buf());
     let (dir, flags) = (parent.clone(), RenameFlags::from_bits_retain(op.flags));
+    let caller = Caller::of(cx);
     fs.run(cx, &parent, move |shared| {
         let (from, to) = (shared.dir_fd(&dir)?, shared.dir_fd(&new_parent)?);
         let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
         let rename = || Ok(rustix::fs::renameat_with(from, name, &to, new_name, flags)?);
-        if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+        if flags.contains(RenameFlags::WHITEOUT) {
+            // What stays behind is made by the caller.
+            with_credentials(caller, 0, |_| rename())
+        } else if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
             rename()
         } else {
-            // It may take the place of an empty directory.
-            shared.removing_dir(&new_parent, new_name, rename)
+            // It may take the place of another file.
+            shared.removing(&new_parent, new_name, rename)
         }
     })
     .await

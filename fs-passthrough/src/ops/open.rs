@@ -1,5 +1,7 @@
 //! Opening and closing files.
 
+use std::io;
+
 use fsrv::{
     Context, Fh, Opened, Result, abi,
     op::{Flush, Open, Release},
@@ -9,6 +11,7 @@ use rustix::fs::OFlags;
 use crate::{
     config::{CachePolicy, Config},
     filesystem::Passthrough,
+    shared::Shared,
     sys::{creds::keeping_suid, stat::Stat},
 };
 
@@ -16,11 +19,18 @@ pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Ope
     let shared = fs.shared();
     let inode = shared.inode(op.nodeid)?;
     let flags = host_flags(&shared.config, op.flags);
+    let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND);
     let keeps_suid = op.truncates() && inode.has_suid() && !op.kill_suidgid;
     let file = inode.clone();
     let (file, is_unchanged) = fs
         .run(cx, &inode, move |shared| {
-            let open = || shared.open(&file, flags);
+            let open = || match shared.open(&file, flags) {
+                // A file that can only be appended to (`chattr +a`).
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && appends => {
+                    shared.open(&file, flags | OFlags::APPEND)
+                }
+                opened => opened,
+            };
             let fd = if keeps_suid { keeping_suid(open)? } else { open()? };
             let is_unchanged =
                 shared.config.cache == CachePolicy::Auto && file.is_unchanged(&Stat::of(&fd)?);
@@ -47,8 +57,9 @@ pub(crate) fn host_flags(config: &Config, flags: u32) -> OFlags {
         if flags & OFlags::RWMODE == OFlags::WRONLY {
             flags = (flags - OFlags::WRONLY) | OFlags::RDWR;
         }
-        flags.remove(OFlags::APPEND);
     }
+    // Each write says whether it appends.
+    flags.remove(OFlags::APPEND);
     flags
 }
 
@@ -68,15 +79,21 @@ pub(crate) fn opened(config: &Config, fh: Fh, is_unchanged: bool) -> Opened {
     Opened { fh, flags }
 }
 
-pub(crate) fn release(fs: &Passthrough, op: Release) -> Result<()> {
+pub(crate) async fn release(fs: &Passthrough, op: Release) -> Result<()> {
     let shared = fs.shared();
     let handle = shared.handle(op.nodeid, op.fh)?;
     if let Some(owner) = op.flock_owner {
         shared.locks.release_flock(op.nodeid, owner);
     }
     shared.locks.release_handle(op.nodeid, op.fh);
-    drop(handle);
     shared.handles.remove(op.fh);
+    if handle.is_long_to_close() {
+        let close = move |_: &Shared| {
+            drop(handle);
+            Ok(())
+        };
+        return fs.run_long(close).await;
+    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::{
     sys::{creds::keeping_suid, meta, stat::Stat, xattr},
 };
 
+const TRUSTED: &[u8] = b"trusted.";
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 
 pub(crate) async fn set(fs: &Passthrough, cx: &Context, op: SetXattr<'_>) -> Result<()> {
@@ -58,16 +59,44 @@ pub(crate) async fn get(fs: &Passthrough, cx: &Context, op: GetXattr<'_>) -> Res
 }
 
 pub(crate) async fn list(fs: &Passthrough, cx: &Context, op: ListXattr) -> Result<Xattr> {
+    // A request does not carry capabilities; root is taken to have CAP_SYS_ADMIN.
+    let shows_trusted = cx.uid == 0;
     let inode = fs.shared().inode(op.nodeid)?;
     let file = inode.clone();
     let room = op.out.as_ref().map_or(0, OutBuf::remaining);
     let names = fs
         .run(cx, &inode, move |shared| {
             let fd = shared.path_fd(&file)?;
-            read(room, |names| xattr::list(shared.proc_fd(), &fd, names))
+            let names = list_all(shared, &fd)?;
+            let names = if shows_trusted { names } else { without_trusted(&names) };
+            fit(room, names)
         })
         .await?;
     reply(op.out, names)
+}
+
+fn list_all(shared: &Shared, fd: impl AsFd) -> io::Result<Vec<u8>> {
+    let mut names = vec![0; xattr::list(shared.proc_fd(), &fd, &mut [])?];
+    if !names.is_empty() {
+        let len = xattr::list(shared.proc_fd(), &fd, &mut names)?;
+        names.truncate(len);
+    }
+    Ok(names)
+}
+
+/// Without those that only a privileged caller may know of.
+fn without_trusted(names: &[u8]) -> Vec<u8> {
+    let shown = names.split_inclusive(|&byte| byte == 0).filter(|name| !name.starts_with(TRUSTED));
+    shown.flatten().copied().collect()
+}
+
+/// `names`, if they fit into `room`; their size alone when there is none.
+fn fit(room: usize, names: Vec<u8>) -> io::Result<Value> {
+    match room {
+        0 => Ok(Value::Size(names.len())),
+        room if room < names.len() => Err(io::Error::from_raw_os_error(libc::ERANGE)),
+        _ => Ok(Value::Bytes(names)),
+    }
 }
 
 pub(crate) async fn remove(fs: &Passthrough, cx: &Context, op: RemoveXattr<'_>) -> Result<()> {

@@ -24,6 +24,12 @@ pub(crate) struct Caller {
     pub(crate) group: Option<u32>,
 }
 
+impl Caller {
+    pub(crate) fn of(cx: &fsrv::Context) -> Self {
+        Self { uid: cx.uid, gid: cx.gid, group: cx.group }
+    }
+}
+
 /// Prepares a worker's thread: what its pool threads inherit must be set before the first of them.
 ///
 /// - A change of ids leaves the capabilities as they are (SECBIT_NO_SETUID_FIXUP).

@@ -27,7 +27,8 @@ pub(crate) fn find_cached(dir: impl AsFd, name: &CStr) -> Option<io::Result<Owne
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = BENEATH | ResolveFlags::CACHED;
     match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
-        Err(rustix::io::Errno::AGAIN) => None,
+        // Before Linux 5.12 the flag is unknown.
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INVAL) => None,
         found => Some(found.map_err(io::Error::from)),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use fsrv::{Context, Errno, FileSystem, Init, NodeId, Result, Stats, abi, op::*, types::*};
 use fsrv_transport::{
-    io::{Cost, File, preadv2, pwritev2, run},
+    io::{Cost, File, WriteAt, preadv2, pwritev2, run},
     mem::Filled,
 };
 
@@ -70,7 +70,7 @@ pub(crate) struct Scripted {
     file: Option<File>,
 }
 
-/// The room that a name's node number is in.
+/// The node that a name leads to.
 pub(crate) fn node_of(name: &[u8]) -> NodeId {
     NodeId(100 + u64::from(name[0]))
 }
@@ -387,7 +387,7 @@ impl FileSystem for Scripted {
     async fn write(&self, cx: &Context, op: Write) -> Result<u32> {
         let _running = self.begin(cx).await?;
         if let Some(file) = &self.file {
-            let written = pwritev2(file, op.data, op.offset).await?;
+            let written = pwritev2(file, op.data, WriteAt::Offset(op.offset)).await?;
             return Ok(u32::try_from(written).unwrap_or(u32::MAX));
         }
         Ok(u32::try_from(op.data.len()).unwrap_or(u32::MAX))

@@ -12,7 +12,7 @@ use super::{
     File,
     engine::{self, Engine},
     pool, ring,
-    sys::{self, NOWAIT},
+    sys::{self, APPEND, NOWAIT},
 };
 use crate::mem::{Filled, InBuf, OutBuf};
 
@@ -48,8 +48,26 @@ pub async fn preadv2(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Fi
     Ok(out.finish())
 }
 
-/// Writes all of `data` at `offset` (at the end, on an O_APPEND file) and returns how much that was:
-/// less than all only when an error followed.
+/// Where a write goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteAt {
+    /// From this byte on; on an O_APPEND file at its end.
+    Offset(u64),
+    /// At the end of the file, as the host has it then.
+    End,
+}
+
+impl WriteAt {
+    /// Where the rest goes when `written` bytes are written, and the flags of `pwritev2(2)`.
+    fn behind(self, written: usize) -> (u64, i32) {
+        match self {
+            Self::Offset(offset) => (offset.saturating_add(written as u64), 0),
+            Self::End => (0, APPEND),
+        }
+    }
+}
+
+/// Writes all of `data` and returns how much that was: less than all only when an error followed.
 ///
 /// # Errors
 /// Those of `pwritev2(2)`, when nothing could be written.
@@ -57,14 +75,14 @@ pub async fn preadv2(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Fi
 /// # Cancel safety
 /// When the future is dropped, `data` stays alive until the kernel is done with it, and the write
 /// still happens.
-pub async fn pwritev2(file: &File, mut data: InBuf, offset: u64) -> io::Result<usize> {
+pub async fn pwritev2(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<usize> {
     let mut written = 0;
     while !data.is_empty() {
-        let at = offset.saturating_add(written as u64);
-        let step = match write_now(file, &data, at) {
+        let (offset, flags) = at.behind(written);
+        let step = match write_now(file, &data, offset, flags) {
             Some(step) => step,
             None => {
-                let (step, back) = write_later(file.clone(), data, at).await;
+                let (step, back) = write_later(file.clone(), data, offset, flags).await;
                 data = back?;
                 step
             }
@@ -96,12 +114,12 @@ fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>>
 }
 
 /// Writes what needs no waiting, or is known to be quick; `None` when that is nothing.
-fn write_now(file: &File, data: &InBuf, at: u64) -> Option<io::Result<usize>> {
+fn write_now(file: &File, data: &InBuf, at: u64, flags: i32) -> Option<io::Result<usize>> {
     if file.is_direct() {
         return None;
     }
     if file.nowait_write().load(Ordering::Relaxed) {
-        let result = sys::pwritev2(file, data, at, NOWAIT);
+        let result = sys::pwritev2(file, data, at, flags | NOWAIT);
         if let Some(result) = unless_it_would_wait(file.nowait_write(), result) {
             return Some(result);
         }
@@ -110,7 +128,7 @@ fn write_now(file: &File, data: &InBuf, at: u64) -> Option<io::Result<usize>> {
     // costs more than the copy does while pages are to be had.
     file.write_cost().is_quick().then(|| {
         engine::count_inline();
-        pool::timed(file.write_cost(), || sys::pwritev2(file, data, at, 0))
+        pool::timed(file.write_cost(), || sys::pwritev2(file, data, at, flags))
     })
 }
 
@@ -161,13 +179,20 @@ async fn read_later(
 }
 
 /// One write on the engine. The buffer is lost only with the pool itself.
-async fn write_later(file: File, data: InBuf, at: u64) -> (io::Result<usize>, io::Result<InBuf>) {
+async fn write_later(
+    file: File,
+    data: InBuf,
+    at: u64,
+    flags: i32,
+) -> (io::Result<usize>, io::Result<InBuf>) {
     match engine::current() {
         Engine::Uring => {
             let bytes = data.raw();
             let fd = types::Fd(file.as_raw_fd());
-            let entry =
-                opcode::Write::new(fd, bytes.start.as_ptr(), bytes.len32()).offset(at).build();
+            let entry = opcode::Write::new(fd, bytes.start.as_ptr(), bytes.len32())
+                .offset(at)
+                .rw_flags(flags)
+                .build();
             // SAFETY: `data` owns the bytes and `file` the descriptor, and both are given along.
             let (result, (data, _file)) = unsafe { ring::submit((data, file), entry) }.await;
             (result.map(|n| n as usize), Ok(data))
@@ -175,7 +200,7 @@ async fn write_later(file: File, data: InBuf, at: u64) -> (io::Result<usize>, io
         Engine::Threads => {
             let cost = (!file.is_direct()).then(|| file.write_cost().clone());
             let write = pool::on_pool(move || {
-                let call = || sys::pwritev2(&file, &data, at, 0);
+                let call = || sys::pwritev2(&file, &data, at, flags);
                 let result = match cost {
                     Some(cost) => pool::timed(&cost, call),
                     None => call(),

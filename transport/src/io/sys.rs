@@ -14,6 +14,9 @@ use crate::mem::{InBuf, OutBuf};
 /// `RWF_NOWAIT`: answer only what needs no waiting.
 pub(super) const NOWAIT: i32 = libc::RWF_NOWAIT;
 
+/// `RWF_APPEND`: write at the end of the file, wherever that is by now.
+pub(super) const APPEND: i32 = libc::RWF_APPEND;
+
 /// One `preadv2` into the rest of `out`. Returns the bytes read, which `out` then counts.
 pub(super) fn preadv2(file: &File, out: &mut OutBuf, at: u64, flags: i32) -> io::Result<usize> {
     let rest = out.raw_rest();
