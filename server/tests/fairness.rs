@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -100,15 +100,18 @@ async fn hot_loop(client: &TestClient) -> Duration {
     start.elapsed()
 }
 
-/// Sends `call` when the hot loop is under way, and returns how long it took.
+/// Sends `call` when the hot loop is under way. Returns how long the loop took, and the call.
 async fn beside_the_loop(client: &TestClient, call: Call) -> (Duration, Duration) {
-    let slow = async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    // From a thread of its own: the loop may never wait, and then nothing else here would run.
+    let slow_client = client.clone();
+    let slow = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(10));
         let start = Instant::now();
-        client.request(call).await.unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(slow_client.request(call)).unwrap();
         start.elapsed()
-    };
-    futures::join!(hot_loop(client), slow)
+    });
+    (hot_loop(client).await, slow.join().unwrap())
 }
 
 fn engines() -> Vec<Engine> {
@@ -116,7 +119,11 @@ fn engines() -> Vec<Engine> {
     [Engine::Threads].into_iter().chain(ring).collect()
 }
 
+/// One at a time: a hot loop takes two CPUs.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn with_file(test: impl Fn(Engine, &Path)) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("cold");
     fs::write(&path, vec![7; 1 << 20]).unwrap();
