@@ -40,6 +40,7 @@ const SHARDS: usize = 16;
 pub(crate) struct Handles {
     shards: [Mutex<HashMap<u64, Arc<Handle>>>; SHARDS],
     next: AtomicU64,
+    open: AtomicU64,
 }
 
 impl Handles {
@@ -47,6 +48,7 @@ impl Handles {
         let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
         let handle = Arc::new(Handle { inode, file, position: Mutex::default() });
         self.shard(fh).insert(fh.0, handle);
+        self.open.fetch_add(1, Ordering::Relaxed);
         fh
     }
 
@@ -55,20 +57,21 @@ impl Handles {
     }
 
     pub(crate) fn remove(&self, fh: Fh) -> Option<Arc<Handle>> {
-        self.shard(fh).remove(&fh.0)
+        let removed = self.shard(fh).remove(&fh.0);
+        self.open.fetch_sub(removed.is_some().into(), Ordering::Relaxed);
+        removed
     }
 
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let cleared =
+                std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            self.open.fetch_sub(cleared.len() as u64, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn count(&self) -> u64 {
-        let len = |shard: &Mutex<HashMap<_, _>>| {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
-        };
-        self.shards.iter().map(len).sum()
+        self.open.load(Ordering::Relaxed)
     }
 
     fn shard(&self, fh: Fh) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {

@@ -235,6 +235,12 @@ impl Inodes {
         inode
     }
 
+    /// Whether the client knows the file.
+    pub(crate) fn knows(&self, found: &Found) -> bool {
+        let hash = self.hash_file(found);
+        lock(&self.by_file[shard(hash)]).find(hash, |inode| inode.is(found)).is_some()
+    }
+
     /// The node id of a file that the client knows and nothing pins.
     pub(crate) fn unpinned(&self, found: &Found) -> Option<NodeId> {
         let hash = self.hash_file(found);

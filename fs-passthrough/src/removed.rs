@@ -27,6 +27,10 @@ impl Removed {
         Self { dirs: Mutex::default(), len: AtomicUsize::new(0), limit }
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.len.load(Ordering::Relaxed) as u64
+    }
+
     pub(crate) fn insert(&self, nodeid: NodeId, fd: OwnedFd) {
         let mut dirs = self.dirs();
         if dirs.len() < self.limit {

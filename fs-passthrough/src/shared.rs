@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) is_exported: AtomicBool,
     dirs: DirCache,
     removed: Removed,
+    /// How many descriptors the client may make us hold.
+    room: u64,
     proc_fd: OwnedFd,
 }
 
@@ -92,6 +94,7 @@ impl Shared {
         let mount = mounts.of(&root, &stat, None);
         let handle = mount.handle_of(&root);
         let found = Found { fd: root, stat, mount, handle };
+        let spare = SPARE_DESCRIPTORS.min(config.max_descriptors / 4);
         let dir_cache = (config.max_descriptors / 8).clamp(16, DIR_CACHE_MAX);
         Ok(Self {
             timeouts: config.timeouts(),
@@ -103,6 +106,7 @@ impl Shared {
             is_exported: AtomicBool::new(false),
             dirs: DirCache::new(dir_cache as usize),
             removed: Removed::new(dir_cache as usize),
+            room: config.max_descriptors.saturating_sub(spare),
             proc_fd,
             config,
         })
@@ -231,7 +235,7 @@ impl Shared {
         let handle = mount.handle_of(&fd);
         let found = Found { fd, stat, mount, handle };
         if found.handle.is_none() {
-            self.check_descriptors()?;
+            self.check_descriptors(&found)?;
         }
         Ok(found)
     }
@@ -295,17 +299,32 @@ impl Shared {
         File::new(fd, inode.mount.cost(fsrv::op::Opcode::Write).clone())
     }
 
+    /// Whether there is room for another open file. The last descriptors are needed to answer for those
+    /// that are open.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        let cached = if self.inodes.root().mount.has_handles() { self.dirs.size() } else { 0 };
+        if self.held_descriptors() + cached < self.room { Ok(()) } else { Err(Errno::ENFILE) }
+    }
+
+    fn held_descriptors(&self) -> u64 {
+        self.inodes.held_by_fd_count() + self.handles.count() + self.removed.count()
+    }
+
     /// Running out of descriptors is the client's ENFILE, before it is the server's trouble. Near the
     /// limit the client is asked to forget what it does not use.
-    fn check_descriptors(&self) -> io::Result<()> {
-        let held = self.inodes.held_by_fd_count();
-        let limit = self.config.max_descriptors.saturating_sub(SPARE_DESCRIPTORS);
+    fn check_descriptors(&self, found: &Found) -> io::Result<()> {
+        let held = self.held_descriptors();
+        // Known files do not take the last descriptors: they must be open to be of use.
+        let limit = self.room / 16 * 15;
         if held >= limit / 8 * 7
             && let Some(pruner) = &*self.pruner.lock().unwrap_or_else(PoisonError::into_inner)
         {
             pruner.wake();
         }
-        if held >= limit {
+        if held >= limit && !self.inodes.knows(found) {
             return Err(io::Error::from_raw_os_error(libc::ENFILE));
         }
         Ok(())

@@ -109,6 +109,7 @@ where
 }
 
 pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Result<Created> {
+    fs.shared().check_room()?;
     let flags = host_flags(&fs.shared().config, op.flags);
     let exclusive = OFlags::from_bits_retain(op.flags).contains(OFlags::EXCL);
     let new = New::of(fs, cx, op.parent, op.name.to_buf(), op.mode, op.umask)?;
@@ -133,6 +134,7 @@ pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Re
 }
 
 pub(crate) async fn tmpfile(fs: &Passthrough, cx: &Context, op: TmpFile) -> Result<Created> {
+    fs.shared().check_room()?;
     let flags = host_flags(&fs.shared().config, op.flags);
     let unnamed = fsrv::Name::new(c"unnamed")?.to_buf();
     let new = New::of(fs, cx, op.parent, unnamed, op.mode, op.umask)?;

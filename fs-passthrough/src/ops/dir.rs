@@ -37,6 +37,7 @@ pub(crate) struct Position {
 
 pub(crate) async fn opendir(fs: &Passthrough, cx: &Context, op: OpenDir) -> Result<Opened> {
     let shared = fs.shared();
+    shared.check_room()?;
     let inode = shared.inode(op.nodeid)?;
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);

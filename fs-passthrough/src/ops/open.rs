@@ -17,6 +17,7 @@ use crate::{
 
 pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Opened> {
     let shared = fs.shared();
+    shared.check_room()?;
     let inode = shared.inode(op.nodeid)?;
     let flags = host_flags(&shared.config, op.flags);
     let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND);
