@@ -70,6 +70,11 @@ impl Mount {
         self.ended()
     }
 
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.id()
+    }
+
     /// Sends the server a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.server), signal)?)

@@ -8,9 +8,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
-use super::sys::{ALL, Bytes, interrupted_by_usr1, lock};
+use super::sys::{ALL, Bytes, interrupted_by_usr1, lock, signal_thread};
 
 /// Tells a test binary that it is such a process, and what to do.
 const PART: &str = "FSRV_TEST_CLIENT";
@@ -50,6 +50,8 @@ pub(super) const COUNTS: u32 = 1000;
 /// A process, killed when this drops.
 pub(super) struct Client {
     child: Child,
+    /// The thread that plays the part.
+    thread: i32,
     output: BufReader<ChildStdout>,
 }
 
@@ -64,8 +66,10 @@ impl Client {
             .spawn()
             .expect("a process");
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut client = Self { child, output };
-        client.line_with(READY);
+        let mut client = Self { child, thread: 0, output };
+        let line = client.line_with(READY);
+        let thread = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
+        client.thread = thread.expect("the number of a thread");
         client
     }
 
@@ -102,7 +106,7 @@ impl Client {
         // A signal that comes before the system call interrupts nothing, so there are many.
         while self.child.try_wait().expect("a process of ours").is_none() {
             assert!(Instant::now() < deadline, "signals interrupt nothing");
-            let _ended_meanwhile = kill_process(self.pid(), Signal::USR1);
+            let _ended_meanwhile = signal_thread(self.pid(), self.thread, libc::SIGUSR1);
             std::thread::sleep(Duration::from_millis(10));
         }
         let mut rest = String::new();
@@ -131,13 +135,13 @@ fn other_process() {
 
 fn play(part: Part, path: &Path) {
     if part == Part::Churn {
-        println!("{READY}");
+        ready();
         churn(path);
     }
     let file = OpenOptions::new().read(true).write(true).open(path).expect("a file");
     let wait_for = |command| {
         interrupted_by_usr1();
-        println!("{READY}");
+        ready();
         let outcome = lock(&file, command, libc::F_WRLCK, ALL).map(drop);
         println!("lock: {}", describe(outcome));
     };
@@ -146,7 +150,7 @@ fn play(part: Part, path: &Path) {
         Part::WaitForOfdLock => wait_for(libc::F_OFD_SETLKW),
         Part::WaitForFlock => {
             interrupted_by_usr1();
-            println!("{READY}");
+            ready();
             let outcome = flock(&file, FlockOperation::LockExclusive);
             println!("lock: {}", describe(outcome.map_err(Into::into)));
         }
@@ -159,12 +163,16 @@ fn play(part: Part, path: &Path) {
             hold();
         }
         Part::Count => {
-            println!("{READY}");
+            ready();
             (0..COUNTS).for_each(|_| count(&file));
             println!("lock: counted");
         }
         Part::Churn => unreachable!("it has no end"),
     }
+}
+
+fn ready() {
+    println!("{READY}: {}", rustix::thread::gettid().as_raw_nonzero());
 }
 
 fn describe(outcome: std::io::Result<()>) -> String {
@@ -175,7 +183,7 @@ fn describe(outcome: std::io::Result<()>) -> String {
 }
 
 fn hold() {
-    println!("{READY}");
+    ready();
     loop {
         std::thread::park();
     }

@@ -3,13 +3,18 @@
 mod client;
 mod directories;
 mod exported;
+mod files;
+mod limits;
+mod locks;
 mod names;
 mod owners;
+mod ranges;
 mod suid;
 mod sys;
 mod times;
 mod unlinked;
 mod user;
+mod xattrs;
 
 use std::fmt::Debug;
 use std::path::Path;

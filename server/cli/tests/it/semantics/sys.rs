@@ -10,6 +10,7 @@ use std::path::Path;
 
 use libc::{c_int, c_short};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Gives this thread a working directory and umask of its own.
@@ -138,6 +139,14 @@ pub(super) fn interrupted_by_usr1() {
         check(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()))
             .expect("a handler");
     }
+}
+
+/// Signals one thread of another process.
+pub(super) fn signal_thread(process: Pid, thread: i32, signal: c_int) -> io::Result<()> {
+    let process = process.as_raw_nonzero().get();
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+    check(result as c_int)
 }
 
 fn check(result: c_int) -> io::Result<()> {
