@@ -92,6 +92,8 @@ impl Mounts {
         }
         let by_handle = match self.handles {
             InodeFileHandles::Never => None,
+            // A FUSE server may know a file by its handle only as long as the kernel has it cached.
+            InodeFileHandles::Prefer if is_fuse(&fd) => None,
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => by_handle(&fd, stat).ok(),
         };
         let mount = Arc::new(Mount::new(stat.mount, by_handle, is_remote(&fd)));
@@ -121,13 +123,23 @@ fn is_remote(fd: impl AsFd) -> bool {
     const SMB: u64 = 0x517b;
     const SMB2: u64 = 0xfe53_4d42;
     const CIFS: u64 = 0xff53_4d42;
-    const FUSE: u64 = 0x6573_5546;
     const CEPH: u64 = 0x00c3_6400;
     const V9FS: u64 = 0x0102_1997;
     const AFS: u64 = 0x5346_414f;
-    let kind = rustix::fs::fstatfs(fd).map_or(0, |stat| stat.f_type as u64);
+    let kind = kind(fd);
     [NFS, SMB, SMB2, CIFS, FUSE, CEPH, V9FS, AFS].contains(&kind)
 }
+
+fn is_fuse(fd: impl AsFd) -> bool {
+    kind(fd) == FUSE
+}
+
+/// The magic number of the filesystem. One that does not tell is a FUSE server without statfs.
+fn kind(fd: impl AsFd) -> u64 {
+    rustix::fs::fstatfs(fd).map_or(FUSE, |stat| stat.f_type as u64)
+}
+
+const FUSE: u64 = 0x6573_5546;
 
 fn stale() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)
