@@ -1,14 +1,19 @@
 //! What programs see on a mount, compared with the directory itself wherever that says what is right.
 
+mod caching;
 mod client;
 mod directories;
+mod embedded;
 mod exported;
 mod files;
+mod kill;
 mod limits;
 mod locks;
 mod names;
+mod one_user;
 mod owners;
 mod ranges;
+mod slow;
 mod suid;
 mod sys;
 mod times;
