@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::sys::{Handle, handle_of, open_handle};
 use crate::served::{Served, URING_PREFER};
@@ -66,8 +68,7 @@ fn the_handle_of_a_removed_file_is_stale() {
     fs::write(&path, "content").unwrap();
     let handle = handle_of(&path).expect("a handle");
     fs::remove_file(&path).unwrap();
-    forget();
-    assert_eq!(errno(open(&served, &handle, libc::O_RDONLY)), Some(libc::ESTALE));
+    becomes_stale(&served, &handle);
     served.stop();
 }
 
@@ -80,7 +81,7 @@ fn the_handle_of_a_file_removed_on_the_host_is_stale_though_its_number_is_used_a
     fs::remove_file(served.backing().join("file")).unwrap();
     // ext4 gives a new file the number that was freed last.
     fs::write(served.backing().join("other"), "new").unwrap();
-    assert_eq!(errno(open(&served, &handle, libc::O_RDONLY)), Some(libc::ESTALE));
+    becomes_stale(&served, &handle);
     served.stop();
 }
 
@@ -120,8 +121,21 @@ fn open(served: &Served, handle: &Handle, flags: i32) -> io::Result<File> {
     open_handle(&File::open(served.mounted())?, handle, flags)
 }
 
-fn errno(result: io::Result<File>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
+/// The file lives until the server has heard that nobody uses it, and never is another one.
+fn becomes_stale(served: &Served, handle: &Handle) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        forget();
+        match open(served, handle, libc::O_RDONLY) {
+            Ok(file) => assert_ne!(io::read_to_string(file).unwrap(), "new"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+                return;
+            }
+        }
+        assert!(Instant::now() < deadline, "a removed file lives on");
+        sleep(Duration::from_millis(10));
+    }
 }
 
 fn ino(path: &Path) -> u64 {

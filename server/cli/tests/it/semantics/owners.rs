@@ -16,7 +16,10 @@ fn make_all(dir: &Path) -> Vec<String> {
     let mode = Mode::from_raw_mode(0o666);
     let path = |name: &str| dir.join(name);
     let made: [(&str, std::io::Result<()>); 8] = [
-        ("file", OpenOptions::new().write(true).create(true).open(path("file")).map(drop)),
+        (
+            "file",
+            OpenOptions::new().write(true).create(true).truncate(true).open(path("file")).map(drop),
+        ),
         ("exclusive", File::create_new(path("exclusive")).map(drop)),
         ("program", {
             let mut options = OpenOptions::new();

@@ -17,8 +17,10 @@ const MODES: [u32; 3] = [0o4777, 0o2777, 0o6777];
 /// it, because the server does not know all groups of a caller.
 const MODES_WITHOUT_GROUP: [u32; 2] = [0o2767, 0o6766];
 
+type Change = fn(&Path) -> Result<(), Errno>;
+
 /// Ways to change what a file contains, by an open one and by its path.
-const CHANGES: [(&str, fn(&Path) -> Result<(), Errno>); 12] = [
+const CHANGES: [(&str, Change); 12] = [
     ("write", |path| open(path)?.write_all_at(b"new", 0).map_err(errno)),
     ("a large write", |path| open(path)?.write_all_at(&vec![1; 3 << 20], 0).map_err(errno)),
     ("append", |path| {

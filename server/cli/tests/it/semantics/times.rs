@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::alike;
 use super::sys::Mapping;
 
+type Step = fn(&Path);
+
 const SIZE: usize = 64 << 10;
 
 /// Longer than a tick of the kernel's clock.
@@ -77,7 +79,7 @@ fn a_mapping_and_reads_and_writes_see_each_other() {
 #[test]
 fn operations_change_the_times_that_they_change_natively() {
     alike(|dir| {
-        let steps: [(&str, fn(&Path)); 8] = [
+        let steps: [(&str, Step); 8] = [
             ("write", |path| fs::write(path, "new").unwrap()),
             ("truncate", |path| {
                 OpenOptions::new().write(true).open(path).unwrap().set_len(1).unwrap();

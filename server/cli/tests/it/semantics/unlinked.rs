@@ -135,7 +135,7 @@ fn permissions_are_asked_for_at_open_and_never_again() {
         let path = dir.join("file");
         let file = new_file(&path);
         chown(&path, Some(NOBODY.uid), Some(NOBODY.gid)).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
         let by_user = NOBODY.does(|| {
             let opened = File::open(&path).map(drop).map_err(|error| error.raw_os_error());
             let written = file.write_all_at(b"new", 0).is_ok();
