@@ -57,7 +57,7 @@ async fn run<T: Transport, F: FileSystem>(
         {
             return result;
         }
-        if budget == 0 {
+        if budget == 0 || parker.is_due() {
             budget = BUDGET;
             parker.breathe().await?;
         }

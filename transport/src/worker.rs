@@ -2,9 +2,7 @@
 
 use std::{future::Future, io, thread};
 
-use rustix::{
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
-};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::io::{self as file_io, Engine};
 

@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::AsRawFd,
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use io_uring::{opcode, types};
@@ -193,8 +194,12 @@ async fn write_later(
                 .offset(at)
                 .rw_flags(flags)
                 .build();
+            let start = Instant::now();
             // SAFETY: `data` owns the bytes and `file` the descriptor, and both are given along.
-            let (result, (data, _file)) = unsafe { ring::submit((data, file), entry) }.await;
+            let (result, (data, file)) = unsafe { ring::submit((data, file), entry) }.await;
+            if !file.is_direct() {
+                file.write_cost().record(start.elapsed());
+            }
             (result.map(|n| n as usize), Ok(data))
         }
         Engine::Threads => {

@@ -56,8 +56,8 @@ impl Counters {
 #[derive(Default)]
 struct Local {
     engine: Cell<Engine>,
-    /// An operation was queued since the last forced park; see [`super::Parker`].
-    unsubmitted: Cell<bool>,
+    /// Operations queued since the last forced park; see [`super::Parker`].
+    unsubmitted: Cell<u32>,
     counters: OnceCell<Arc<Counters>>,
 }
 
@@ -90,12 +90,17 @@ pub(super) fn count_pool() {
 /// Counts an operation that waits in the submission queue for the runtime to park.
 pub(super) fn count_ring() {
     count(|counters| &counters.ring);
-    LOCAL.with(|local| local.unsubmitted.set(true));
+    LOCAL.with(|local| local.unsubmitted.set(local.unsubmitted.get() + 1));
 }
 
-/// Whether an operation was queued since the last call.
-pub(super) fn take_unsubmitted() -> bool {
-    LOCAL.with(|local| local.unsubmitted.replace(false))
+/// How many operations were queued since the last forced park.
+pub(super) fn unsubmitted() -> u32 {
+    LOCAL.with(|local| local.unsubmitted.get())
+}
+
+/// Says that all of them are about to be submitted.
+pub(super) fn submitted() {
+    LOCAL.with(|local| local.unsubmitted.set(0));
 }
 
 fn count(which: impl FnOnce(&Counters) -> &AtomicU64) {

@@ -5,7 +5,11 @@ use std::{io, os::fd::OwnedFd};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::engine::{self, Engine};
+use super::engine;
+
+/// A disk that has nothing to do waits for the worker to have taken all requests there are. Submitting
+/// each operation by itself costs more than that.
+const SUBMIT_AT: u32 = 2;
 
 /// Makes the runtime of this thread park once, without waiting.
 ///
@@ -28,13 +32,20 @@ impl Parker {
         Ok(Self { event })
     }
 
+    /// Whether so many operations are queued that the disk should have them now, although more
+    /// requests may be there.
+    pub fn is_due(&self) -> bool {
+        engine::unsubmitted() >= SUBMIT_AT
+    }
+
     /// Lets everything else on this thread go on: operations queued since the last call are
     /// submitted, completions, timers and other tasks are seen.
     ///
     /// # Errors
     /// When the runtime is shutting down.
     pub async fn breathe(&self) -> io::Result<()> {
-        if engine::current() == Engine::Uring && engine::take_unsubmitted() {
+        if engine::unsubmitted() > 0 {
+            engine::submitted();
             self.park().await
         } else {
             tokio::task::yield_now().await;
