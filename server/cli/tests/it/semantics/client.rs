@@ -58,7 +58,10 @@ pub(super) struct Client {
 impl Client {
     /// Starts a process, and waits until it has begun its part.
     pub(super) fn start(part: Part, path: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        // A test that is killed runs no destructors; its clients then get the signal from the kernel.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(std::env::current_exe().expect("this binary"))
             .args(["--exact", "semantics::client::other_process", "--ignored", "--nocapture"])
             .env(PART, format!("{part:?}:{}", path.display()))
             .stdin(Stdio::null())
