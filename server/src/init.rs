@@ -54,11 +54,6 @@ impl Init {
         self.wanted |= flags & self.offered;
     }
 
-    /// Does without `flags`.
-    pub fn refuse(&mut self, flags: u64) {
-        self.wanted &= !flags;
-    }
-
     /// The protocol's minor version that both sides speak.
     pub fn minor(&self) -> u32 {
         self.minor

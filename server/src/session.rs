@@ -78,7 +78,6 @@ pub(crate) struct Local {
     pub(crate) parking: Rc<Parking>,
     /// Buffers for arguments, to be used again.
     args: RefCell<Vec<Vec<u8>>>,
-    closed: Cell<bool>,
 }
 
 /// A request of the filesystem, its arguments copied, waiting for a place.
@@ -158,7 +157,6 @@ impl<F: FileSystem> Session<F> {
             notifier,
             parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX }),
             args: RefCell::default(),
-            closed: Cell::new(false),
         })
     }
 
@@ -371,7 +369,6 @@ impl Local {
 
     /// Interrupts every request in flight: their client is gone.
     pub(crate) fn close(&self) {
-        self.closed.set(true);
         lock(&self.shared.flights).iter().for_each(|flight| flight.close());
     }
 

@@ -1,6 +1,6 @@
 //! The host's system calls, on descriptors and one path component at a time.
 //!
-//! All opening and creating goes through [`open`]: nothing but a regular file or a directory is ever
+//! Files are opened and created through [`open`]: nothing but a regular file or a directory is ever
 //! opened without O_PATH, and no call follows a symbolic link or leaves a directory by name.
 #![expect(unsafe_code, reason = "system calls that rustix does not have")]
 
