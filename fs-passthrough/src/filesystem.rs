@@ -63,9 +63,10 @@ impl Passthrough {
 impl FileSystem for Passthrough {
     fn init(&self, init: &mut Init) {
         let config = &self.0.config;
+        // Not FUSE_ATOMIC_O_TRUNC: with it an O_RDONLY | O_TRUNC open of a program that runs empties the file
+        // before the client's kernel finds that it must not be written (ETXTBSY).
         init.want(
-            abi::FUSE_ATOMIC_O_TRUNC
-                | abi::FUSE_DO_READDIRPLUS
+            abi::FUSE_DO_READDIRPLUS
                 | abi::FUSE_READDIRPLUS_AUTO
                 | abi::FUSE_HANDLE_KILLPRIV_V2
                 | abi::FUSE_POSIX_LOCKS

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fsrv::{
-    Attributes, Context, Fh, NodeId, Result,
+    Attr, Attributes, Context, Fh, NodeId, Result,
     op::{GetAttr, GetStatx, SetAttr},
     types::Statx,
 };
@@ -111,9 +111,11 @@ fn change(
     op: &SetAttr,
 ) -> io::Result<()> {
     let times = op.atime.is_some() || op.mtime.is_some() || op.ctime.is_some();
-    let is_empty = op.mode.is_none() && op.size.is_none() && !times;
-    // `chown(-1, -1)` changes nothing but the time of change, and clears suid.
-    if op.uid.is_some() || op.gid.is_some() || is_empty {
+    let ids = op.uid.is_some() || op.gid.is_some();
+    if !ids && !times && op.mode.is_none() && op.size.is_none() {
+        return touch(fd, caller);
+    }
+    if ids {
         let invalid = [op.uid, op.gid].contains(&Some(u32::MAX));
         if invalid {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -141,6 +143,18 @@ fn change(
     }
     // The host's clock alone sets the time of this change.
     Ok(())
+}
+
+/// `chown(-1, -1)` changes nothing but the time of change, and clears suid. What the client's kernel sends
+/// before a write by whoever may not keep suid looks the same, so others than the owner get no error:
+/// nothing is changed for them, and the write clears suid by itself.
+fn touch(fd: BorrowedFd<'_>, caller: u32) -> io::Result<()> {
+    let attr = Stat::of(fd)?.attr;
+    let clears = attr.mode & 0o6000 != 0 && attr.file_type() != Attr::DIRECTORY;
+    if clears && caller != 0 && caller != attr.uid {
+        return Ok(());
+    }
+    meta::chown(fd, None, None)
 }
 
 /// By the handle when it may write; the client's kernel has checked that the caller may.

@@ -9,7 +9,7 @@ use std::thread;
 
 use rustix::fs::{Mode, OFlags, open};
 
-use super::sys::Aligned;
+use super::sys::{Aligned, Mapping};
 use super::{alike, alike_with};
 use crate::mount::Mount;
 use crate::served::{FSRV, Served, directory};
@@ -186,5 +186,31 @@ fn opening_answers_as_natively() {
             }
         }
         seen
+    });
+}
+
+#[test]
+fn a_running_program_is_not_emptied_by_an_open_that_fails() {
+    alike(|dir| {
+        let path = dir.join("sleep");
+        fs::copy("/bin/sleep", &path).unwrap();
+        let mut running = Command::new(&path).arg("60").spawn().unwrap();
+        let emptied = open(&path, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).map(drop);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        (emptied, fs::metadata(&path).unwrap().len())
+    });
+}
+
+#[test]
+fn a_page_of_a_mapping_has_its_place_in_a_file_that_is_appended_to() {
+    alike(|dir| {
+        let path = dir.join("file");
+        fs::write(&path, vec![b'a'; 8192]).unwrap();
+        let file = File::options().read(true).append(true).open(&path).unwrap();
+        let mut mapping = Mapping::new(&file, 8192).unwrap();
+        mapping.write(0, b'b');
+        mapping.sync().unwrap();
+        (fs::metadata(&path).unwrap().len(), fs::read(&path).unwrap()[..8].to_vec())
     });
 }
