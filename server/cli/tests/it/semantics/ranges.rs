@@ -122,7 +122,9 @@ fn space_is_allocated_punched_and_zeroed() {
             let result = fallocate(&file, flags, at, len);
             file.sync_all().unwrap();
             let stat = file.metadata().unwrap();
-            let hole = seek(&file, SeekFrom::Hole(0));
+            // In space that is only set aside the page cache decides what is a hole.
+            let is_punched = flags.contains(FallocateFlags::PUNCH_HOLE);
+            let hole = is_punched.then(|| seek(&file, SeekFrom::Hole(0)));
             (flags.bits(), result, stat.len(), stat.blocks(), hole, fs::read(&path).unwrap())
         })
     });
