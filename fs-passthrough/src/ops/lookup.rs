@@ -3,14 +3,14 @@
 use std::{io, os::fd::AsFd};
 
 use fsrv::{
-    Context, Entry, Errno, LookupName, NodeId, Result,
+    Context, Entry, Errno, LookupName, Name, NodeId, Result,
     op::{Lookup, ReadLink},
 };
 use fsrv_transport::mem::Filled;
 
 use crate::{
     filesystem::Passthrough,
-    inode::Found,
+    inode::{Found, Inode},
     shared::Shared,
     sys::{open, stat::Stat},
 };
@@ -26,7 +26,7 @@ pub(crate) async fn lookup(fs: &Passthrough, cx: &Context, op: Lookup<'_>) -> Re
         LookupName::Name(name) => name,
     };
     let parent = shared.inode(op.parent)?;
-    let found = match shared.find_cached(&parent, name.as_c_str()) {
+    let found = match find_now(shared, cx, &parent, name) {
         Some(found) => found.map_err(Errno::from),
         None => {
             let (name, dir) = (name.to_buf(), parent.clone());
@@ -40,6 +40,19 @@ pub(crate) async fn lookup(fs: &Passthrough, cx: &Context, op: Lookup<'_>) -> Re
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// Where lookups wait for the disk, those that need not are still answered at once.
+fn find_now(
+    shared: &Shared,
+    cx: &Context,
+    parent: &Inode,
+    name: Name<'_>,
+) -> Option<io::Result<Found>> {
+    if parent.mount.cost(cx.opcode).is_quick() {
+        return None;
+    }
+    shared.find_cached(parent, name.as_c_str())
 }
 
 /// The node itself, which the client may have forgotten.
@@ -58,7 +71,7 @@ async fn lookup_again(fs: &Passthrough, cx: &Context, nodeid: NodeId) -> Result<
     Ok(shared.enter_as(found, Some(nodeid)))
 }
 
-fn again(shared: &Shared, inode: &crate::inode::Inode) -> io::Result<Found> {
+fn again(shared: &Shared, inode: &Inode) -> io::Result<Found> {
     let fd = shared.path_fd(inode)?.as_fd().try_clone_to_owned()?;
     shared.identify(fd, &inode.mount)
 }
