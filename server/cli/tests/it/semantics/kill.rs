@@ -81,9 +81,11 @@ fn use_and_die(dir: &Path, mounted: &Path) {
         waiter.kill();
     }
 
-    (0..FILES).for_each(|number| fs::write(dir.join(number.to_string()), "content").unwrap());
+    // Numbers alone are the clients' directories.
+    let name = |number| format!("file-{number}");
+    (0..FILES).for_each(|number| fs::write(dir.join(name(number)), "content").unwrap());
     for number in 0..OPENS {
-        drop(File::open(mounted.join((number % FILES).to_string())).unwrap());
+        drop(File::open(mounted.join(name(number % FILES))).unwrap());
     }
     // Names that do not exist are asked for each time.
     for number in 0..lookups() {
