@@ -324,7 +324,7 @@ impl Inodes {
         self.by_fd.load(Ordering::Relaxed)
     }
 
-    /// Up to `max` files that are held by a descriptor, the oldest of each shard first.
+    /// Up to `max` files that are held by a descriptor, the oldest first.
     pub(crate) fn held_by_fd(&self, max: usize) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = Vec::new();
         for shard in &self.by_id {

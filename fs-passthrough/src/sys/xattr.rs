@@ -30,20 +30,9 @@ pub(crate) fn get(
     value: &mut [u8],
 ) -> io::Result<usize> {
     let mut args = Args { value: value.as_mut_ptr() as u64, size: len(value)?, flags: 0 };
-    let path = fd_name(&fd);
-    // SAFETY: the strings are C strings, and `args` names the room of `value`.
-    let result = unsafe {
-        libc::syscall(
-            SYS_GETXATTRAT,
-            proc_fd.as_fd().as_raw_fd(),
-            path.as_c_str().as_ptr(),
-            0,
-            name.as_ptr(),
-            &raw mut args,
-            size_of::<Args>(),
-        )
-    };
-    or_by_path(check(result), fd, |path| Ok(rustix::fs::getxattr(path, name, value)?))
+    // SAFETY: `args` names the room of `value`.
+    let result = unsafe { with_value(SYS_GETXATTRAT, proc_fd, &fd, name, &mut args) };
+    or_by_path(result, fd, |path| Ok(rustix::fs::getxattr(path, name, value)?))
 }
 
 /// Sets an attribute.
@@ -55,20 +44,9 @@ pub(crate) fn set(
     flags: u32,
 ) -> io::Result<()> {
     let mut args = Args { value: value.as_ptr() as u64, size: len(value)?, flags };
-    let path = fd_name(&fd);
-    // SAFETY: the strings are C strings, and `args` names the bytes of `value`, which are only read.
-    let result = unsafe {
-        libc::syscall(
-            SYS_SETXATTRAT,
-            proc_fd.as_fd().as_raw_fd(),
-            path.as_c_str().as_ptr(),
-            0,
-            name.as_ptr(),
-            &raw mut args,
-            size_of::<Args>(),
-        )
-    };
-    or_by_path(check(result).map(drop), fd, |path| {
+    // SAFETY: `args` names the bytes of `value`, which are only read.
+    let result = unsafe { with_value(SYS_SETXATTRAT, proc_fd, &fd, name, &mut args) };
+    or_by_path(result.map(drop), fd, |path| {
         let flags = rustix::fs::XattrFlags::from_bits_retain(flags);
         Ok(rustix::fs::setxattr(path, name, value, flags)?)
     })
@@ -105,6 +83,33 @@ pub(crate) fn remove(proc_fd: impl AsFd, fd: impl AsFd, name: &CStr) -> io::Resu
         )
     };
     or_by_path(check(result).map(drop), fd, |path| Ok(rustix::fs::removexattr(path, name)?))
+}
+
+/// The two calls that carry a value.
+///
+/// # Safety
+/// `args` must name memory that the call may read, or for SYS_GETXATTRAT write.
+unsafe fn with_value(
+    call: libc::c_long,
+    proc_fd: impl AsFd,
+    fd: impl AsFd,
+    name: &CStr,
+    args: &mut Args,
+) -> io::Result<usize> {
+    let path = fd_name(fd);
+    // SAFETY: the strings are C strings, and the caller answers for what `args` names.
+    let result = unsafe {
+        libc::syscall(
+            call,
+            proc_fd.as_fd().as_raw_fd(),
+            path.as_c_str().as_ptr(),
+            0,
+            name.as_ptr(),
+            &raw mut *args,
+            size_of::<Args>(),
+        )
+    };
+    check(result)
 }
 
 /// On kernels without these calls, by the whole path of the descriptor's link.

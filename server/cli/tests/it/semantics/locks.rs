@@ -71,14 +71,17 @@ fn whoever_is_killed_loses_all_locks() {
     });
 }
 
+/// Each kind of lock, and a wait for it.
+const HOLD_AND_WAIT: [(Part, Part); 3] = [
+    (Part::HoldLock, Part::WaitForLock),
+    (Part::HoldLock, Part::WaitForOfdLock),
+    (Part::HoldFlock, Part::WaitForFlock),
+];
+
 #[test]
 fn whoever_waits_gets_the_lock_of_the_killed() {
     on_all_sides(|dir, _, other| {
-        for (hold, wait) in [
-            (Part::HoldLock, Part::WaitForLock),
-            (Part::HoldLock, Part::WaitForOfdLock),
-            (Part::HoldFlock, Part::WaitForFlock),
-        ] {
+        for (hold, wait) in HOLD_AND_WAIT {
             let path = new_file(dir);
             let holder = Client::start(hold, &path);
             let waiter = Client::start(wait, &other.join("file"));
@@ -91,11 +94,7 @@ fn whoever_waits_gets_the_lock_of_the_killed() {
 #[test]
 fn a_killed_waiter_leaves_nothing() {
     on_all_sides(|dir, native, other| {
-        for (hold, wait) in [
-            (Part::HoldLock, Part::WaitForLock),
-            (Part::HoldLock, Part::WaitForOfdLock),
-            (Part::HoldFlock, Part::WaitForFlock),
-        ] {
+        for (hold, wait) in HOLD_AND_WAIT {
             let path = new_file(dir);
             let holder = Client::start(hold, &path);
             for _ in 0..3 {
