@@ -9,6 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::guest::Daemon;
 use crate::mount::Mount;
 use crate::program;
 
@@ -19,6 +20,8 @@ const SCRATCH: &str = "/var/tmp";
 pub(crate) struct Lab {
     fsrv: Option<PathBuf>,
     pub(crate) full: bool,
+    /// What serves virtual machines.
+    pub(crate) daemon: Daemon,
     place: TempDir,
 }
 
@@ -36,8 +39,8 @@ pub(crate) struct Served {
 }
 
 impl Lab {
-    pub(crate) fn open(full: bool) -> Result<Self> {
-        Ok(Self { fsrv: None, full, place: scratch()? })
+    pub(crate) fn open(full: bool, daemon: Daemon) -> Result<Self> {
+        Ok(Self { fsrv: None, full, daemon, place: scratch()? })
     }
 
     /// Builds the server as users run it, unless `ready` names one.

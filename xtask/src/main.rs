@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod guest;
 mod lab;
 #[expect(dead_code, reason = "the tests of fsrv-cli use the rest")]
 #[path = "../../server/cli/tests/it/mount.rs"]
@@ -27,6 +28,7 @@ enum Task {
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
     Count(suites::locks::Count),
+    Exercise(suites::guest::Exercise),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Task::Bench(task) => task.run(),
         Task::Fuzz(task) => task.run(),
         Task::Count(task) => task.run(),
+        Task::Exercise(task) => task.run(),
     };
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");

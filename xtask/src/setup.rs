@@ -9,6 +9,8 @@ use clap::Args;
 
 use crate::program;
 
+pub(crate) mod guest;
+
 /// Install what the tests need and this machine lacks (Debian and its like; as root)
 #[derive(Args)]
 pub(crate) struct Setup {}
@@ -59,6 +61,7 @@ impl Setup {
         packages()?;
         components()?;
         test_user()?;
+        guest::run()?;
         CRATE_PROGRAMS.iter().try_for_each(crate_program)
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
+use crate::guest::Daemon;
 use crate::lab::Lab;
 use crate::setup::Setup;
 use crate::suites::{SUITES, Suite};
@@ -27,6 +28,10 @@ pub(crate) struct Test {
     /// Test this server on the mounts, instead of one built from this tree
     #[arg(long, value_name = "BINARY")]
     fsrv: Option<PathBuf>,
+
+    /// Let this server serve the virtual machines, to see what the tests make of it
+    #[arg(long, value_enum, default_value_t, hide = true)]
+    guest_server: Daemon,
 }
 
 /// One suite's line in the table.
@@ -40,7 +45,7 @@ impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let mut rows = Vec::new();
         rows.push(step("setup", |_| Setup {}.run()));
-        let mut lab = Lab::open(self.full)?;
+        let mut lab = Lab::open(self.full, self.guest_server)?;
         rows.push(step("build", |_| lab.build(self.fsrv.as_deref())));
         for suite in self.chosen() {
             rows.push(step(suite.name, |tally| (suite.run)(&lab, tally)));

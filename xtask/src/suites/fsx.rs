@@ -35,7 +35,7 @@ copy_file_range = 2
 ";
 
 /// The same bytes through mmap(2) as well.
-const MAPPED: &str = "
+pub(super) const MAPPED: &str = "
 [weights]
 close_open = 1
 read = 10

@@ -3,6 +3,7 @@
 mod checks;
 mod fio;
 mod fsx;
+pub(crate) mod guest;
 pub(crate) mod locks;
 mod pjdfstest;
 mod programs;
@@ -24,7 +25,7 @@ pub(crate) struct Suite {
     pub(crate) only_full: bool,
 }
 
-pub(crate) static SUITES: [Suite; 9] = [
+pub(crate) static SUITES: [Suite; 10] = [
     Suite { name: "checks", run: checks::run, only_full: false },
     Suite { name: "unit", run: unit::run, only_full: false },
     Suite { name: "pjdfstest", run: pjdfstest::run, only_full: false },
@@ -32,6 +33,7 @@ pub(crate) static SUITES: [Suite; 9] = [
     Suite { name: "fio", run: fio::run, only_full: false },
     Suite { name: "locks", run: locks::run, only_full: false },
     Suite { name: "programs", run: programs::run, only_full: false },
+    Suite { name: "guest", run: guest::run, only_full: false },
     Suite { name: "tree", run: tree::run, only_full: false },
     Suite { name: "stress", run: stress::run, only_full: true },
 ];

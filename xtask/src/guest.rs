@@ -1,0 +1,104 @@
+//! A virtual machine with a served directory at `/mnt`: QEMU without KVM, a Debian kernel, busybox, and a script.
+
+mod initramfs;
+mod server;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use self::initramfs::Initramfs;
+pub(crate) use self::server::{Daemon, Server};
+use crate::program;
+use crate::setup;
+
+/// How a boot that does little may take: two to three seconds on an idle machine.
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(90);
+
+/// Lines of the serial console that are worth repeating when a boot fails.
+const QUOTED_LINES: usize = 60;
+
+/// What `/init` prints around the output of the script.
+const STARTS: &str = "== the script starts";
+const ENDED: &str = "== the script ended with ";
+
+/// What a guest has beside busybox.
+#[derive(Default)]
+pub(crate) struct Guest {
+    initramfs: Initramfs,
+}
+
+impl Guest {
+    /// Adds a program of this machine, with its libraries; the guest has it in PATH.
+    pub(crate) fn with_program(mut self, program: &Path) -> Result<Self> {
+        self.initramfs.add_program(program)?;
+        Ok(self)
+    }
+
+    /// Adds a file.
+    pub(crate) fn with_file(mut self, path: &str, text: &str) -> Self {
+        self.initramfs.add_file(path, text);
+        self
+    }
+
+    /// Boots, mounts what the server at `socket` serves, runs `script`, and switches the machine off.
+    ///
+    /// Returns what the script printed; it must exit with 0 within `limit`. A guest that
+    /// restarts begins its script anew, and finds in the share what it left there.
+    pub(crate) fn run(&self, socket: &Path, script: &str, limit: Duration) -> Result<String> {
+        let place = tempfile::tempdir()?;
+        let console = place.path().join("console");
+        let initramfs = place.path().join("initramfs");
+        self.initramfs.write(&initramfs, script)?;
+
+        let mut qemu = qemu(socket, &initramfs, &console)?;
+        let ended = program::check(&mut qemu, limit);
+        let log = fs::read(&console).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).replace('\r', "");
+        ended.and_then(|_| script_output(&log)).with_context(|| quote(&log))
+    }
+}
+
+/// The machine that starts the kernel. The guest's memory is shared with the server.
+fn qemu(socket: &Path, initramfs: &Path, console: &Path) -> Result<Command> {
+    let kernel = setup::guest::kernel()?;
+    // A suite that is killed runs no destructors; its machine then gets the signal from the kernel.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    qemu.args(["-machine", "q35,memory-backend=memory", "-m", "256", "-cpu", "max"]);
+    qemu.args(["-accel", "tcg,thread=multi"]);
+    qemu.args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"]);
+    qemu.arg("-chardev").arg(option("socket,id=share,path=", socket)?);
+    qemu.args(["-device", "vhost-user-fs-pci,chardev=share,tag=share,queue-size=1024"]);
+    qemu.arg("-serial").arg(option("file:", console)?);
+    qemu.arg("-kernel").arg(initramfs::image(&kernel)?).arg("-initrd").arg(initramfs);
+    qemu.args(["-append", "console=ttyS0 quiet"]);
+    Ok(qemu)
+}
+
+/// QEMU takes commas in its options for separators; our own temporary paths have none.
+fn option(prefix: &str, path: &Path) -> Result<String> {
+    let path = path.to_str().filter(|path| !path.contains(','));
+    Ok(format!("{prefix}{}", path.context("QEMU cannot take this path")?))
+}
+
+/// What the script printed, if it ended well.
+fn script_output(log: &str) -> Result<String> {
+    let (_, started) = log.rsplit_once(STARTS).ok_or_else(|| anyhow!("the guest did not mount"))?;
+    let (output, rest) = started.rsplit_once(ENDED).context("the script did not end")?;
+    let code = rest.lines().next().unwrap_or_default();
+    if code != "0" {
+        bail!("the script ended with {code}");
+    }
+    Ok(output.trim_start_matches('\n').to_owned())
+}
+
+fn quote(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    let last = lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n");
+    format!("the guest's console:\n{last}\n")
+}

@@ -1,0 +1,148 @@
+//! What the guest's kernel unpacks into memory and starts.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{ENDED, STARTS};
+use crate::program;
+use crate::setup;
+
+/// Below `kernel` in the modules' directory, each after what it needs.
+const MODULES: [&str; 7] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "fs/fuse/fuse",
+    "fs/fuse/virtiofs",
+];
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The first process. It ends by switching the machine off, whatever happened.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/
+mkdir -p /proc /sys /dev /tmp /mnt
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm
+mount -t tmpfs tmp /dev/shm
+mount -t tmpfs tmp /tmp
+chmod 1777 /tmp /dev/shm
+for module in /modules/*; do
+    insmod $module || echo \"cannot load $module\"
+done
+if mount -t virtiofs share /mnt; then
+    echo 'STARTS'
+    sh /script
+    echo \"ENDED$?\"
+fi
+poweroff -f
+";
+
+/// What is in it beside busybox and the modules.
+#[derive(Default)]
+pub(super) struct Initramfs {
+    programs: Vec<PathBuf>,
+    libraries: Vec<PathBuf>,
+    files: Vec<(PathBuf, String)>,
+}
+
+impl Initramfs {
+    /// A program lies in `/bin`, its libraries where they lie on this machine.
+    pub(super) fn add_program(&mut self, program: &Path) -> Result<()> {
+        let printed = program::check(Command::new("ldd").arg(program), LIMIT)?;
+        let paths = printed.split_whitespace().filter(|word| word.starts_with('/'));
+        for library in paths.map(PathBuf::from) {
+            if !self.libraries.contains(&library) {
+                self.libraries.push(library);
+            }
+        }
+        self.programs.push(program.into());
+        Ok(())
+    }
+
+    pub(super) fn add_file(&mut self, path: &str, text: &str) {
+        self.files.push((path.into(), text.into()));
+    }
+
+    /// Writes it to `archive`.
+    pub(super) fn write(&self, archive: &Path, script: &str) -> Result<()> {
+        let root = tempfile::tempdir()?;
+        self.fill(root.path(), script)?;
+        let pack = "cd \"$0\" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0 >\"$1\"";
+        program::check(Command::new("sh").args(["-c", pack]).arg(root.path()).arg(archive), LIMIT)?;
+        Ok(())
+    }
+
+    fn fill(&self, root: &Path, script: &str) -> Result<()> {
+        for dir in ["bin", "modules", "dev"] {
+            fs::create_dir(root.join(dir))?;
+        }
+        fs::copy(setup::guest::busybox()?, root.join("bin/busybox"))?;
+        copy_modules(&setup::guest::kernel()?, &root.join("modules"))?;
+        for program in &self.programs {
+            let name = program.file_name().context("a program without a name")?;
+            strip(program, &root.join("bin").join(name))?;
+        }
+        for library in &self.libraries {
+            put(root, library, |place| Ok(fs::copy(library, place).map(drop)?))?;
+        }
+        for (path, text) in &self.files {
+            put(root, path, |place| Ok(fs::write(place, text)?))?;
+        }
+        fs::write(root.join("script"), script)?;
+        let init = root.join("init");
+        fs::write(&init, INIT.replace("STARTS", STARTS).replace("ENDED", ENDED))?;
+        Ok(fs::set_permissions(&init, Permissions::from_mode(0o755))?)
+    }
+}
+
+/// The kernel's image.
+pub(super) fn image(kernel: &Path) -> Result<PathBuf> {
+    entry(&kernel.join("boot"), "vmlinuz-")
+}
+
+/// Numbers the modules, so that a shell lists them in their order.
+fn copy_modules(kernel: &Path, to: &Path) -> Result<()> {
+    let version = entry(&kernel.join("lib/modules"), "")?;
+    for (number, module) in MODULES.iter().enumerate() {
+        let file = version.join("kernel").join(module).with_extension("ko");
+        let copied = fs::copy(&file, to.join(format!("{number}.ko")));
+        copied.with_context(|| format!("the kernel has no {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Debugging information would not fit into the guest's memory.
+fn strip(program: &Path, to: &Path) -> Result<()> {
+    program::check(Command::new("strip").arg("-o").arg(to).arg(program), LIMIT)?;
+    Ok(())
+}
+
+/// Makes a file at a path as the guest will have it.
+fn put(root: &Path, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let place = root.join(path.strip_prefix("/").context("not an absolute path")?);
+    if let Some(parent) = place.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    make(&place)
+}
+
+/// The first entry whose name begins so.
+fn entry(dir: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(dir).with_context(|| format!("no {}", dir.display()))?;
+    let wanted = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    };
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(wanted);
+    paths.next().with_context(|| format!("nothing like {prefix}* in {}", dir.display()))
+}

@@ -1,0 +1,144 @@
+//! A process that serves a directory to a guest.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::lab::Lab;
+use crate::setup;
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a listening socket has among its flags in /proc/net/unix.
+const LISTENS: &str = "00010000";
+
+/// Whose work the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Daemon {
+    #[default]
+    Fsrv,
+    /// For comparison, by hand. It forgets no guest and keeps no lock: some tests fail.
+    Virtiofsd,
+}
+
+/// A running server. It is gone when the value is dropped.
+pub(crate) struct Server {
+    daemon: Daemon,
+    process: Child,
+    log: File,
+    place: TempDir,
+}
+
+impl Server {
+    /// Serves `dir`, and returns when the socket takes connections.
+    pub(crate) fn start(lab: &Lab, dir: &Path, args: &[&str]) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let log = tempfile::tempfile()?;
+        let process = command(lab, &place.path().join("socket"), dir)?
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            .spawn()
+            .context("cannot start setpriv")?;
+        let mut server = Self { daemon: lab.daemon, process, log, place };
+        server.wait_until_it_listens()?;
+        Ok(server)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.place.path().join("socket")
+    }
+
+    fn wait_until_it_listens(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !listens(&self.socket())? {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the server ended with {status} before it listened: {}", self.log()?);
+            }
+            if Instant::now() >= deadline {
+                bail!("no socket after {START_LIMIT:?}: {}", self.log()?);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Stops the server as an operator does. It must still run, and exit with 0.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        if self.daemon == Daemon::Virtiofsd {
+            return Ok(());
+        }
+        if let Some(status) = self.process.try_wait()? {
+            bail!("the server had already ended with {status}: {}", self.log()?);
+        }
+        kill_process(Pid::from_child(&self.process), Signal::TERM)?;
+        match wait(&mut self.process, STOP_LIMIT)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("the server ended with {status}: {}", self.log()?),
+            None => bail!("the server still runs after {STOP_LIMIT:?}: {}", self.log()?),
+        }
+    }
+
+    /// What the server has printed so far.
+    pub(crate) fn log(&self) -> Result<String> {
+        let mut bytes = vec![0; self.log.metadata()?.len() as usize];
+        self.log.read_exact_at(&mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already; a destructor has nobody to tell.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(lab: &Lab, socket: &Path, dir: &Path) -> Result<Command> {
+    // A suite that is killed runs no destructors; its server then gets the signal from the kernel.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]);
+    match lab.daemon {
+        Daemon::Fsrv => {
+            command.arg(lab.fsrv()?).args(["serve", "--vhost-user"]).arg(socket);
+            command.arg("--dir").arg(dir);
+        }
+        Daemon::Virtiofsd => {
+            command.arg(setup::find("virtiofsd").context("virtiofsd is not installed")?);
+            command.arg("--socket-path").arg(socket).arg("--shared-dir").arg(dir);
+            command.args(["--xattr", "--posix-acl", "--inode-file-handles=prefer"]);
+        }
+    }
+    Ok(command)
+}
+
+/// Whether somebody listens at `socket`, asked without connecting: that would be a guest.
+fn listens(socket: &Path) -> Result<bool> {
+    let sockets = fs::read_to_string("/proc/net/unix")?;
+    Ok(sockets.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(3);
+        words.next() == Some(LISTENS) && words.nth(3).map(Path::new) == Some(socket)
+    }))
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        sleep(Duration::from_millis(5));
+    }
+}

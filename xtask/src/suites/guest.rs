@@ -1,0 +1,105 @@
+//! A virtual machine that mounts a served directory.
+
+mod exercise;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+pub(crate) use self::exercise::Exercise;
+use super::yardstick::same;
+use crate::guest::{BOOT_LIMIT, Guest, Server};
+use crate::lab::Lab;
+use crate::program;
+use crate::setup;
+use crate::tally::Tally;
+
+type Test = fn(&Lab) -> Result<()>;
+
+const TESTS: [(&str, Test); 4] = [
+    ("files", files),
+    ("the guest restarts", guest_restarts),
+    ("the server restarts", server_restarts),
+    ("programs", programs),
+];
+
+pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
+    for (name, test) in TESTS {
+        let start = std::time::Instant::now();
+        tally.count(name, test(lab));
+        println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Everything that programs do with files: the guest sees what is seen natively, and leaves the same files.
+fn files(lab: &Lab) -> Result<()> {
+    let xtask = std::env::current_exe()?;
+    let (native, shared) = (lab.directory()?, lab.directory()?);
+    let mut command = Command::new(&xtask);
+    let expected = program::check(command.arg("exercise").arg(native.path()), BOOT_LIMIT)
+        .context("the exercise fails natively")?;
+    let server = Server::start(lab, shared.path(), &[])?;
+    let guest = Guest::default().with_program(&xtask)?;
+    let seen = guest.run(&server.socket(), "xtask exercise /mnt", BOOT_LIMIT)?;
+    same(&expected, &seen)?;
+    server.stop()?;
+    same(&exercise::describe(native.path())?, &exercise::describe(shared.path())?)
+}
+
+/// A restart is a reset of the device in the middle of a session; the server stays.
+fn guest_restarts(lab: &Lab) -> Result<()> {
+    const RESTARTS: &str = "
+        echo line >>/mnt/boots
+        boots=$(wc -l </mnt/boots)
+        if [ $boots -lt 3 ]; then
+            exec 3>/mnt/open-$boots
+            echo not flushed >&3
+            reboot -f
+        fi
+        cat /mnt/boots /mnt/open-*
+    ";
+    let dir = lab.directory()?;
+    let server = Server::start(lab, dir.path(), &[])?;
+    let printed = Guest::default().run(&server.socket(), RESTARTS, BOOT_LIMIT)?;
+    server.stop()?;
+    same(&format!("{}{}", "line\n".repeat(3), "not flushed\n".repeat(2)), &printed)
+}
+
+/// A second server, and a second machine, go on where the first ones ended.
+fn server_restarts(lab: &Lab) -> Result<()> {
+    let dir = lab.directory()?;
+    let guest = Guest::default();
+    let boot = |script: &str| {
+        let server = Server::start(lab, dir.path(), &[])?;
+        let printed = guest.run(&server.socket(), script, BOOT_LIMIT)?;
+        server.stop()?;
+        Ok::<_, anyhow::Error>(printed)
+    };
+    boot("mkdir /mnt/dir && echo first >/mnt/dir/file && chmod 640 /mnt/dir/file")?;
+    fs::write(dir.path().join("dir/beside"), "by the host\n")?;
+    let printed = boot("cat /mnt/dir/* && stat -c %a /mnt/dir/file")?;
+    same("by the host\nfirst\n640\n", &printed)
+}
+
+/// Programs that lie in the share, and change files by mapping them.
+fn programs(lab: &Lab) -> Result<()> {
+    const OPERATIONS: u32 = 1000;
+    let dir = lab.directory()?;
+    fs::copy(setup::guest::busybox()?, dir.path().join("busybox"))?;
+    let server = Server::start(lab, dir.path(), &[])?;
+    let guest = Guest::default().with_program(&installed("fsx")?)?;
+    let config = super::fsx::MAPPED;
+    let guest = guest.with_file("/fsx.toml", config);
+    let script =
+        format!("/mnt/busybox echo from the share && fsx -S 1 -N {OPERATIONS} -f /fsx.toml /mnt/f");
+    let printed = guest.run(&server.socket(), &script, BOOT_LIMIT)?;
+    ensure!(printed.starts_with("from the share\n"), "the guest printed {printed:?}");
+    server.stop()
+}
+
+fn installed(program: &str) -> Result<PathBuf> {
+    setup::find(program).with_context(|| format!("{program} is not installed"))
+}
