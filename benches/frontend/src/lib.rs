@@ -3,17 +3,24 @@
 //! It shares no code with the servers that it tests. It behaves, as [`Mount`] and [`Client`], or misbehaves: [`Socket`] sends any
 //! bytes, [`Ring`](queue::Ring) writes any entries, [`Region`] gives its memfd away.
 
+pub mod abi;
+mod client;
 mod error;
 mod frontend;
 mod log;
 mod memory;
+mod mount;
 pub mod queue;
 mod socket;
 pub mod vhost_user;
 
+pub use client::{
+    Call, Caller, Client, ClientOptions, Cut, Done, Entries, Entry, Framing, Payload, lock,
+};
 pub use error::{Error, Result};
 pub use frontend::{Frontend, FsConfig, Wanted};
 pub use log::{DirtyLog, PAGE};
 pub use memory::{Arena, Region, Segment};
+pub use mount::{Mount, MountOptions};
 pub use queue::{Form, Queue, QueueOptions, Used};
 pub use socket::{Message, Socket};

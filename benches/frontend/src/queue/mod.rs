@@ -292,6 +292,11 @@ impl Queue {
         Ok(head)
     }
 
+    /// The head that the next chain will have. Meaningless while the ring is full.
+    pub fn next_head(&self) -> u16 {
+        self.free.last().copied().unwrap_or(0)
+    }
+
     /// Where the indirect table of a head lies.
     pub fn table_address(&self, head: u16) -> u64 {
         self.tables + u64::from(head) * u64::from(self.options.table_len) * 16

@@ -1,0 +1,162 @@
+//! The client against virtiofsd, which must be in the path.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fsrv_frontend::abi::{Attr, ROOT, SetattrIn, setattr};
+use fsrv_frontend::{Caller, Cut, Entries, Form, Framing, Mount, MountOptions, lock};
+use tempfile::TempDir;
+
+struct Server {
+    child: Child,
+    place: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let place = TempDir::new().unwrap();
+        std::fs::create_dir(place.path().join("shared")).unwrap();
+        let child = Command::new("virtiofsd")
+            .args(["--sandbox", "none", "--seccomp", "none", "--xattr"])
+            .arg("--socket-path")
+            .arg(place.path().join("socket"))
+            .arg("--shared-dir")
+            .arg(place.path().join("shared"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("virtiofsd is installed");
+        let server = Server { child, place };
+        let start = Instant::now();
+        while !server.socket().exists() {
+            assert!(start.elapsed() < Duration::from_secs(10), "virtiofsd does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.place.path().join("socket")
+    }
+
+    fn shared(&self, name: &str) -> PathBuf {
+        self.place.path().join("shared").join(name)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn mount(socket: &Path, options: &MountOptions) -> Mount {
+    let mut mount = Mount::connect(socket, options).unwrap();
+    assert_eq!(mount.init.major, 7);
+    let caller = Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        pid: std::process::id(),
+    };
+    mount.clients.iter_mut().for_each(|client| client.set_caller(caller));
+    mount
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn every_operation_does_on_the_host_what_it_says() {
+    let server = Server::start();
+    let mut mount = mount(&server.socket(), &MountOptions::default());
+    let client = mount.client();
+
+    let (file, open) = client.create(ROOT, b"file", libc_rdwr(), 0o640).unwrap();
+    assert_eq!(client.write(file.nodeid, open.fh, 5, b"hello").unwrap(), 5);
+    client.fsync(file.nodeid, open.fh).unwrap();
+    client.flush_file(file.nodeid, open.fh, 1).unwrap();
+    assert_eq!(std::fs::read(server.shared("file")).unwrap(), b"\0\0\0\0\0hello");
+    assert_eq!(client.read(file.nodeid, open.fh, 4, 100).unwrap(), b"\0hello");
+    let Attr { size, mode, .. } = client.getattr(file.nodeid, Some(open.fh)).unwrap().attr;
+    assert_eq!((size, mode), (10, 0o100640));
+    let shorter = SetattrIn { valid: setattr::SIZE, size: 3, ..SetattrIn::default() };
+    assert_eq!(client.setattr(file.nodeid, shorter).unwrap().attr.size, 3);
+
+    const WRITE: u32 = 1;
+    client.setlk(file.nodeid, lock(open.fh, 1, 0..=9, WRITE)).unwrap_or_default();
+    client.release(file.nodeid, open.fh).unwrap();
+
+    let dir = client.mkdir(ROOT, b"dir", 0o755).unwrap();
+    client.rename((ROOT, b"file"), (dir.nodeid, b"moved")).unwrap();
+    client.link(file.nodeid, ROOT, b"linked").unwrap();
+    let symlink = client.symlink(ROOT, b"symlink", b"dir/moved").unwrap();
+    assert_eq!(client.readlink(symlink.nodeid).unwrap(), b"dir/moved");
+    client.setxattr(file.nodeid, b"user.name", b"value", 0).unwrap();
+    assert_eq!(client.xattr_size(file.nodeid, b"user.name").unwrap(), 5);
+    assert_eq!(client.getxattr(file.nodeid, b"user.name", 100).unwrap(), b"value");
+    assert_eq!(client.listxattr(file.nodeid, 100).unwrap(), b"user.name\0");
+    client.removexattr(file.nodeid, b"user.name").unwrap();
+    assert_eq!(client.statfs(ROOT).unwrap().namelen, 255);
+
+    let opened = client.opendir(ROOT).unwrap();
+    let bytes = client.readdirplus(ROOT, opened.fh, 0, 4096).unwrap();
+    let entries = Entries::new(&bytes);
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().name.to_vec()).collect();
+    names.sort();
+    assert_eq!(names, [&b"."[..], b"..", b"dir", b"linked", b"symlink"]);
+    client.releasedir(ROOT, opened.fh).unwrap();
+
+    assert_eq!(client.rmdir(ROOT, b"dir").unwrap_err().errno(), Some(39));
+    client.unlink(dir.nodeid, b"moved").unwrap();
+    client.rmdir(ROOT, b"dir").unwrap();
+    assert_eq!(client.lookup(ROOT, b"dir").unwrap_err().errno(), Some(2));
+    client.forget(file.nodeid, 2).unwrap();
+    mount.unmount().unwrap();
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn data_is_the_same_in_every_framing() {
+    let server = Server::start();
+    let content: Vec<u8> = (0..9999u32).map(|at| (at % 251) as u8).collect();
+    let options = MountOptions { table_len: 600, ring_size: 1024, depth: 4, ..Default::default() };
+    let mut mount = mount(&server.socket(), &options);
+    let client = mount.client();
+    let (file, open) = client.create(ROOT, b"file", libc_rdwr(), 0o600).unwrap();
+    for form in [Form::Chained, Form::Indirect] {
+        for cut in [Cut::Parts, Cut::Joined, Cut::Every(39), Cut::Every(4096)] {
+            for shift in [0, 1, 4095] {
+                client.set_framing(Framing { cut, shift, pages: true }, form);
+                client.write(file.nodeid, open.fh, 3, &content).unwrap();
+                let read = client.read(file.nodeid, open.fh, 3, 20_000).unwrap();
+                assert!(read == content, "{form:?} {cut:?} {shift}");
+                client
+                    .setattr(file.nodeid, SetattrIn { valid: setattr::SIZE, ..Default::default() })
+                    .unwrap();
+            }
+        }
+    }
+    mount.unmount().unwrap();
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn a_stopped_ring_goes_on_where_it_was() {
+    let server = Server::start();
+    let mut mount = mount(&server.socket(), &MountOptions::default());
+    for _ in 0..3 {
+        for _ in 0..100 {
+            mount.client().getattr(ROOT, None).unwrap();
+        }
+        let base = mount.frontend.stop_queue(1).unwrap();
+        let Mount { frontend, clients, .. } = &mut mount;
+        let queue = clients[0].queue();
+        assert_eq!(base, queue.used_index());
+        queue.bell_mut().renew().unwrap();
+        frontend.start_queue(1, queue).unwrap();
+    }
+    mount.client().getattr(ROOT, None).unwrap();
+}
+
+fn libc_rdwr() -> u32 {
+    rustix::fs::OFlags::RDWR.bits()
+}
