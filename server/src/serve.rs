@@ -32,7 +32,7 @@ pub async fn serve<T: Transport, F: FileSystem>(
     mut transport: T,
     session: &Session<F>,
 ) -> io::Result<()> {
-    let local = session.enter(transport.notifier());
+    let local = session.enter(transport.notifier(), transport.waiters());
     let result = run(&mut transport, session, &local).await;
     session.leave(&local);
     result

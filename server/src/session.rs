@@ -125,6 +125,7 @@ impl<F: FileSystem> Session<F> {
     pub fn transport_config(&self) -> Config {
         Config {
             header_split: size_of::<fuse_in_header>() + size_of::<fuse_write_in>(),
+            reply_header: size_of::<fuse_out_header>(),
             max_data: self.limits.max_data as usize,
             depth: usize::from(self.limits.max_background) * 2,
         }
@@ -144,7 +145,9 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Adds the calling thread to those that serve this session.
-    pub(crate) fn enter(&self, notifier: Option<Arc<dyn Notifier>>) -> Rc<Local> {
+    ///
+    /// At most `waiters` of its requests may wait for another client at once.
+    pub(crate) fn enter(&self, notifier: Option<Arc<dyn Notifier>>, waiters: usize) -> Rc<Local> {
         let shared = Arc::new(Worker {
             flights: Mutex::default(),
             requests: Requests::default(),
@@ -155,7 +158,7 @@ impl<F: FileSystem> Session<F> {
         Rc::new(Local {
             shared,
             notifier,
-            parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX }),
+            parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX.min(waiters) }),
             args: RefCell::default(),
         })
     }

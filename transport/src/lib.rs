@@ -7,6 +7,7 @@
 //! - [`io`]: file operations as owned futures, by io_uring or by a pool of threads.
 //! - [`transport`]: what a transport is.
 //! - [`fuse_dev`]: a mount point served through `/dev/fuse`.
+//! - [`virtqueue`]: the rings of a virtual machine.
 //! - [`worker`]: one OS thread with a Tokio runtime, pinned to a CPU.
 //! - `testing` (feature `testing`): a transport in memory.
 
@@ -16,6 +17,10 @@ pub mod mem;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;
+pub mod virtqueue;
 pub mod worker;
+
+pub use virtio_queue;
+pub use vm_memory;
 
 pub use transport::{Completion, Config, Message, Notifier, Transport};

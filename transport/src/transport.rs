@@ -12,6 +12,11 @@ pub trait Transport {
     /// The most messages that may be in flight at once.
     fn depth(&self) -> usize;
 
+    /// The most messages that may wait for another client at once, see `depth`.
+    fn waiters(&self) -> usize {
+        usize::MAX
+    }
+
     /// Waits for the next message; `None` when the client is gone.
     ///
     /// # Errors
@@ -66,6 +71,8 @@ pub struct Config {
     /// Bytes before the data of the message that carries most: data begins at a page border if
     /// that much precedes it.
     pub header_split: usize,
+    /// Bytes before the data of every reply.
+    pub reply_header: usize,
     /// The most data of one message, in bytes, in either direction.
     pub max_data: usize,
     /// The most messages in flight on one transport.

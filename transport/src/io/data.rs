@@ -15,7 +15,7 @@ use super::{
     pool, ring,
     sys::{self, APPEND, NOWAIT},
 };
-use crate::mem::{Filled, InBuf, OutBuf};
+use crate::mem::{Filled, InBuf, OutBuf, Slices};
 
 /// Reads from `offset` until `out` is full or the file ends.
 ///
@@ -28,6 +28,18 @@ use crate::mem::{Filled, InBuf, OutBuf};
 /// # Cancel safety
 /// When the future is dropped, `out` stays alive until the kernel is done with it.
 pub async fn preadv2(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+    if let Some(bounce) =
+        needs_bounce(file, offset, out.remaining(), || out.slices()).then(|| out.bounce()).flatten()
+    {
+        let filled = read_all(file, bounce, offset).await?;
+        engine::count_bounced(filled.len());
+        out.append(filled.as_host_bytes()).expect("as much room as there was");
+        return Ok(out.finish());
+    }
+    read_all(file, out, offset).await
+}
+
+async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
     loop {
         let at = offset.saturating_add(out.len() as u64);
         let step = match read_now(file, &mut out, at) {
@@ -77,6 +89,13 @@ impl WriteAt {
 /// When the future is dropped, `data` stays alive until the kernel is done with it, and the write
 /// still happens.
 pub async fn pwritev2(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<usize> {
+    if let WriteAt::Offset(offset) = at
+        && needs_bounce(file, offset, data.len(), || data.slices())
+        && let Some(bounced) = data.bounced()
+    {
+        engine::count_bounced(bounced.len());
+        data = bounced;
+    }
     let mut written = 0;
     while !data.is_empty() {
         let (offset, flags) = at.behind(written);
@@ -99,6 +118,17 @@ pub async fn pwritev2(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<u
         }
     }
     Ok(written)
+}
+
+/// Whether O_DIRECT would take the place in the file, but not the place in memory.
+fn needs_bounce(file: &File, offset: u64, len: usize, memory: impl FnOnce() -> Slices) -> bool {
+    file.is_direct()
+        && len > 0
+        && file.direct_align().is_some_and(|align| {
+            offset.is_multiple_of(align.offset)
+                && (len as u64).is_multiple_of(align.offset)
+                && !memory().are_aligned(align.memory)
+        })
 }
 
 /// An O_DIRECT read that stopped inside a block has met the end, and may not go on from there.
@@ -158,11 +188,20 @@ async fn read_later(
 ) -> (io::Result<usize>, io::Result<OutBuf>) {
     match engine::current() {
         Engine::Uring => {
-            let room = out.raw_rest();
             let fd = types::Fd(file.as_raw_fd());
-            let entry = opcode::Read::new(fd, room.start.as_ptr(), room.len32()).offset(at).build();
-            // SAFETY: `out` owns the room and `file` the descriptor, and both are given along.
-            let (result, (mut out, _file)) = unsafe { ring::submit((out, file), entry) }.await;
+            let room = out.slices();
+            let entry = match &room {
+                Slices::One(one) => {
+                    opcode::Read::new(fd, one.iov_base.cast(), len32(one)).offset(at).build()
+                }
+                Slices::Many(many) => {
+                    opcode::Readv::new(fd, many.as_ptr(), room.count32()).offset(at).build()
+                }
+            };
+            let held = (out, file, room);
+            // SAFETY: `out` owns the room and `file` the descriptor, and they are given along with the
+            // list of addresses, which is on the heap.
+            let (result, (mut out, _file, _room)) = unsafe { ring::submit(held, entry) }.await;
             let result = result.map(|n| n as usize);
             if let Ok(n) = result {
                 out.advance(n);
@@ -188,15 +227,23 @@ async fn write_later(
 ) -> (io::Result<usize>, io::Result<InBuf>) {
     match engine::current() {
         Engine::Uring => {
-            let bytes = data.raw();
             let fd = types::Fd(file.as_raw_fd());
-            let entry = opcode::Write::new(fd, bytes.start.as_ptr(), bytes.len32())
-                .offset(at)
-                .rw_flags(flags)
-                .build();
+            let bytes = data.slices();
+            let entry = match &bytes {
+                Slices::One(one) => opcode::Write::new(fd, one.iov_base.cast(), len32(one))
+                    .offset(at)
+                    .rw_flags(flags)
+                    .build(),
+                Slices::Many(many) => opcode::Writev::new(fd, many.as_ptr(), bytes.count32())
+                    .offset(at)
+                    .rw_flags(flags)
+                    .build(),
+            };
             let start = Instant::now();
-            // SAFETY: `data` owns the bytes and `file` the descriptor, and both are given along.
-            let (result, (data, file)) = unsafe { ring::submit((data, file), entry) }.await;
+            let held = (data, file, bytes);
+            // SAFETY: `data` owns the bytes and `file` the descriptor, and they are given along with the
+            // list of addresses, which is on the heap.
+            let (result, (data, file, _bytes)) = unsafe { ring::submit(held, entry) }.await;
             if !file.is_direct() {
                 file.write_cost().record(start.elapsed());
             }
@@ -215,6 +262,11 @@ async fn write_later(
             split(write.await)
         }
     }
+}
+
+/// The length as io_uring counts it.
+fn len32(slice: &libc::iovec) -> u32 {
+    u32::try_from(slice.iov_len).unwrap_or(u32::MAX)
 }
 
 fn split<B>(done: io::Result<(io::Result<usize>, B)>) -> (io::Result<usize>, io::Result<B>) {

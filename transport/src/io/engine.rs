@@ -34,6 +34,7 @@ pub struct Counters {
     inline: AtomicU64,
     ring: AtomicU64,
     pool: AtomicU64,
+    bounced: AtomicU64,
 }
 
 impl Counters {
@@ -50,6 +51,12 @@ impl Counters {
     /// Operations sent to the pool of threads.
     pub fn pool(&self) -> u64 {
         self.pool.load(Ordering::Relaxed)
+    }
+
+    /// Bytes copied between a client's memory and a file, because O_DIRECT does not take that memory as
+    /// it lies.
+    pub fn bounced(&self) -> u64 {
+        self.bounced.load(Ordering::Relaxed)
     }
 }
 
@@ -103,10 +110,19 @@ pub(super) fn submitted() {
     LOCAL.with(|local| local.unsubmitted.set(0));
 }
 
+/// Counts `len` bytes copied for O_DIRECT.
+pub(super) fn count_bounced(len: usize) {
+    add(|counters| &counters.bounced, len as u64);
+}
+
 fn count(which: impl FnOnce(&Counters) -> &AtomicU64) {
+    add(which, 1);
+}
+
+fn add(which: impl FnOnce(&Counters) -> &AtomicU64, many: u64) {
     LOCAL.with(|local| {
         let counter = which(local.counters.get_or_init(Default::default));
         // One writer: a plain add is enough, and cheaper than an atomic one.
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed) + many, Ordering::Relaxed);
     });
 }

@@ -3,11 +3,11 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use io_uring::{opcode, types};
-use rustix::fs::{FallocateFlags, OFlags, fcntl_getfl};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
 use super::{
     Cost,
@@ -24,11 +24,20 @@ pub struct File(Arc<State>);
 struct State {
     fd: OwnedFd,
     direct: bool,
+    /// What O_DIRECT asks of this file, once it is known.
+    direct_align: OnceLock<Option<DirectAlign>>,
     /// Whether this file's filesystem knows RWF_NOWAIT for reads and for writes.
     nowait_read: AtomicBool,
     nowait_write: AtomicBool,
     /// What buffered writes on this mount cost.
     write_cost: Arc<Cost>,
+}
+
+/// What O_DIRECT asks of a file, in bytes (`STATX_DIOALIGN`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DirectAlign {
+    pub(super) memory: usize,
+    pub(super) offset: u64,
 }
 
 impl File {
@@ -41,6 +50,7 @@ impl File {
         Ok(Self(Arc::new(State {
             fd,
             direct,
+            direct_align: OnceLock::new(),
             nowait_read: AtomicBool::new(true),
             nowait_write: AtomicBool::new(true),
             write_cost,
@@ -50,6 +60,17 @@ impl File {
     /// Whether the file was opened with O_DIRECT.
     pub fn is_direct(&self) -> bool {
         self.0.direct
+    }
+
+    /// What O_DIRECT asks of this file; `None` where its filesystem does not tell.
+    pub(super) fn direct_align(&self) -> Option<DirectAlign> {
+        *self.0.direct_align.get_or_init(|| {
+            let stat = statx(&self.0.fd, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+            let told = stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
+            let (memory, offset) = (stat.stx_dio_mem_align, stat.stx_dio_offset_align);
+            (told && memory != 0 && offset != 0)
+                .then(|| DirectAlign { memory: memory as usize, offset: offset.into() })
+        })
     }
 
     pub(super) fn write_cost(&self) -> &Arc<Cost> {

@@ -19,10 +19,10 @@ pub(super) const APPEND: i32 = libc::RWF_APPEND;
 
 /// One `preadv2` into the rest of `out`. Returns the bytes read, which `out` then counts.
 pub(super) fn preadv2(file: &File, out: &mut OutBuf, at: u64, flags: i32) -> io::Result<usize> {
-    let rest = out.raw_rest();
-    let iov = libc::iovec { iov_base: rest.start.as_ptr().cast(), iov_len: rest.len };
-    // SAFETY: `iov` is room that `out` owns and nobody else looks at during this call.
-    let n = unsafe { libc::preadv2(file.as_raw_fd(), &iov, 1, offset(at)?, flags) };
+    let room = out.slices();
+    let (iov, count) = (room.as_slice().as_ptr(), room.count());
+    // SAFETY: `room` is memory that `out` owns and nobody else makes a reference to during this call.
+    let n = unsafe { libc::preadv2(file.as_raw_fd(), iov, count, offset(at)?, flags) };
     let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
     out.advance(n);
     Ok(n)
@@ -30,10 +30,10 @@ pub(super) fn preadv2(file: &File, out: &mut OutBuf, at: u64, flags: i32) -> io:
 
 /// One `pwritev2` of all that is left in `data`. Returns the bytes written; `data` is unchanged.
 pub(super) fn pwritev2(file: &File, data: &InBuf, at: u64, flags: i32) -> io::Result<usize> {
-    let bytes = data.raw();
-    let iov = libc::iovec { iov_base: bytes.start.as_ptr().cast(), iov_len: bytes.len };
-    // SAFETY: `iov` is memory that `data` owns, and the kernel only reads it.
-    let n = unsafe { libc::pwritev2(file.as_raw_fd(), &iov, 1, offset(at)?, flags) };
+    let bytes = data.slices();
+    let (iov, count) = (bytes.as_slice().as_ptr(), bytes.count());
+    // SAFETY: `bytes` is memory that `data` owns, and the kernel only reads it.
+    let n = unsafe { libc::pwritev2(file.as_raw_fd(), iov, count, offset(at)?, flags) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 

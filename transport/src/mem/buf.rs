@@ -1,25 +1,41 @@
 //! What a client sent, what it will get, and how much of that is filled.
 
-use std::{fmt, ptr::NonNull};
+use std::{fmt, sync::Arc};
 
-use super::{Pool, PooledBuf};
+use super::{
+    Pool, PooledBuf,
+    chain::{Chain, Cursor, Slices, iovec},
+};
 
 /// The device-readable bytes of one message: what the client sent.
 ///
 /// It is consumed from the front. Its memory returns to the transport when all of it is consumed, or
 /// when it is dropped.
 pub struct InBuf {
-    /// `None` when nothing is left.
-    memory: Option<PooledBuf>,
+    memory: Source,
     start: usize,
     end: usize,
+}
+
+enum Source {
+    /// Nothing is left.
+    Nothing,
+    Host(PooledBuf),
+    /// What is left begins at the cursor.
+    Guest(Arc<Chain>, Cursor),
 }
 
 impl InBuf {
     /// The bytes `start..end` of `memory`.
     pub(crate) fn new(memory: PooledBuf, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= memory.pages().len());
-        Self { memory: Some(memory), start, end }
+        Self { memory: Source::Host(memory), start, end }
+    }
+
+    /// The readable bytes of `chain`.
+    pub(crate) fn of_guest(chain: Arc<Chain>) -> Self {
+        let end = chain.readable().len();
+        Self { memory: Source::Guest(chain, Cursor::default()), start: 0, end }
     }
 
     /// A copy of `bytes`, in memory of `pool`.
@@ -47,11 +63,16 @@ impl InBuf {
         if into.len() > self.len() {
             return Err(NoSpace);
         }
-        let end = self.start + into.len();
-        into.copy_from_slice(&self.bytes()[..into.len()]);
-        self.start = end;
+        match &mut self.memory {
+            Source::Nothing => {}
+            Source::Host(memory) => {
+                into.copy_from_slice(&memory.pages().as_slice()[self.start..][..into.len()]);
+            }
+            Source::Guest(chain, at) => chain.read(at, into),
+        }
+        self.start += into.len();
         if self.is_empty() {
-            self.memory = None;
+            self.memory = Source::Nothing;
         }
         Ok(())
     }
@@ -63,33 +84,48 @@ impl InBuf {
 
     /// Drops the first `len` bytes, or all of them.
     pub fn advance(&mut self, len: usize) {
-        self.start += len.min(self.len());
+        let len = len.min(self.len());
+        self.start += len;
+        if let Source::Guest(chain, at) = &mut self.memory {
+            chain.readable().advance(at, len);
+        }
     }
 
     /// A copy of what is left, for filesystems that keep their data in memory.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.bytes().to_vec()
+        let mut bytes = vec![0; self.len()];
+        match &self.memory {
+            Source::Nothing => {}
+            Source::Host(memory) => {
+                bytes.copy_from_slice(&memory.pages().as_slice()[self.start..self.end]);
+            }
+            Source::Guest(chain, at) => chain.read(&mut { *at }, &mut bytes),
+        }
+        bytes
     }
 
-    fn bytes(&self) -> &[u8] {
-        let memory = self.memory.as_ref();
-        memory.map_or(&[], |memory| &memory.pages().as_slice()[self.start..self.end])
+    /// Where the bytes are. The addresses hold as long as `self` lives, wherever it is moved.
+    pub(crate) fn slices(&self) -> Slices {
+        match &self.memory {
+            Source::Nothing => Slices::One(iovec(std::ptr::null_mut(), 0)),
+            // `start <= end <= len` of the mapping, by construction.
+            Source::Host(memory) => Slices::One(memory.pages().iovec(self.start, self.len())),
+            Source::Guest(chain, at) => chain.readable().slices(*at, self.len()),
+        }
     }
 
-    /// Where the bytes are. The address holds as long as `self` lives, wherever it is moved.
-    pub(crate) fn raw(&self) -> RawSlice {
-        let Some(memory) = &self.memory else {
-            return RawSlice { start: NonNull::dangling(), len: 0 };
-        };
-        // SAFETY: `start <= end <= len` of the mapping, by construction.
-        let start = unsafe { memory.pages().start().add(self.start) };
-        RawSlice { start, len: self.len() }
+    /// A copy in whole pages of this process, when the bytes are in a guest's memory.
+    pub(crate) fn bounced(&self) -> Option<Self> {
+        let Source::Guest(chain, at) = &self.memory else { return None };
+        let mut memory = chain.pool().take(self.len());
+        chain.read(&mut { *at }, &mut memory.pages_mut().as_mut_slice()[..self.len()]);
+        Some(Self::new(memory, 0, self.len()))
     }
 }
 
 /// The device-writable bytes of one message: room for the reply's data.
 ///
-/// The room is only a number until [`OutBuf::append`] or a file operation needs memory.
+/// Room of this process is only a number until [`OutBuf::append`] or a file operation needs memory.
 pub struct OutBuf {
     room: Room,
     limit: usize,
@@ -99,12 +135,27 @@ pub struct OutBuf {
 enum Room {
     Unclaimed(Pool),
     Claimed(PooledBuf),
+    Guest {
+        chain: Arc<Chain>,
+        /// Where the next byte goes.
+        at: Cursor,
+        /// How many writable bytes are before the data.
+        header: usize,
+    },
 }
 
 impl OutBuf {
     /// Room for `limit` bytes, claimed from `pool` when first used.
     pub fn new(pool: &Pool, limit: usize) -> Self {
         Self { room: Room::Unclaimed(pool.clone()), limit, filled: 0 }
+    }
+
+    /// The writable bytes of `chain` behind the first `header`, of which `max` at the most.
+    pub(crate) fn of_guest(chain: Arc<Chain>, header: usize, max: usize) -> Self {
+        let limit = chain.writable().len().saturating_sub(header).min(max);
+        let mut at = Cursor::default();
+        chain.writable().advance(&mut at, header);
+        Self { room: Room::Guest { chain, at, header }, limit, filled: 0 }
     }
 
     /// How many bytes may still be written.
@@ -137,9 +188,15 @@ impl OutBuf {
         if bytes.len() > self.remaining() {
             return Err(NoSpace);
         }
-        let start = self.filled;
-        self.claim().as_mut_slice()[start..start + bytes.len()].copy_from_slice(bytes);
-        self.filled += bytes.len();
+        let end = self.filled + bytes.len();
+        if let Room::Guest { chain, at, header } = &mut self.room {
+            chain.touch(*header + end);
+            chain.write(at, bytes);
+        } else {
+            let start = self.filled;
+            self.claim().as_mut_slice()[start..end].copy_from_slice(bytes);
+        }
+        self.filled = end;
         Ok(())
     }
 
@@ -148,19 +205,31 @@ impl OutBuf {
         Filled(self)
     }
 
-    /// Where the rest of the room is, claimed if it was not. The address holds as long as `self`
-    /// lives, wherever it is moved.
-    pub(crate) fn raw_rest(&mut self) -> RawSlice {
-        let (filled, len) = (self.filled, self.remaining());
-        // SAFETY: `filled <= limit`, and `claim` gives at least `limit` bytes.
-        let start = unsafe { self.claim().start().add(filled) };
-        RawSlice { start, len }
+    /// Where the rest of the room is, claimed if it was not, for the kernel to write to. The addresses
+    /// hold as long as `self` lives, wherever it is moved.
+    pub(crate) fn slices(&mut self) -> Slices {
+        let (filled, left) = (self.filled, self.remaining());
+        if let Room::Guest { chain, at, header } = &self.room {
+            chain.touch(header + self.limit);
+            return chain.writable().slices(*at, left);
+        }
+        // `filled <= limit`, and `claim` gives at least `limit` bytes.
+        Slices::One(self.claim().iovec(filled, left))
     }
 
     /// Says that the kernel wrote `len` more bytes behind the filled ones.
     pub(crate) fn advance(&mut self, len: usize) {
         assert!(len <= self.remaining(), "the kernel never writes past the room it was given");
         self.filled += len;
+        if let Room::Guest { chain, at, .. } = &mut self.room {
+            chain.writable().advance(at, len);
+        }
+    }
+
+    /// As much room in whole pages of this process, when this room is in a guest's memory.
+    pub(crate) fn bounce(&self) -> Option<Self> {
+        let Room::Guest { chain, .. } = &self.room else { return None };
+        Some(Self::new(chain.pool(), self.remaining()))
     }
 
     fn claim(&mut self) -> &mut super::pages::Pages {
@@ -169,7 +238,7 @@ impl OutBuf {
         }
         match &mut self.room {
             Room::Claimed(memory) => memory.pages_mut(),
-            Room::Unclaimed(_) => unreachable!("claimed above"),
+            Room::Unclaimed(_) | Room::Guest { .. } => unreachable!("claimed above"),
         }
     }
 }
@@ -188,12 +257,30 @@ impl Filled {
         self.len() == 0
     }
 
-    /// The data, where it lies in memory of this process.
+    /// The data, where it lies in memory of this process; nothing where it lies in a guest's.
     pub fn as_host_bytes(&self) -> &[u8] {
         match &self.0.room {
             Room::Claimed(memory) => &memory.pages().as_slice()[..self.0.filled],
-            Room::Unclaimed(_) => &[],
+            Room::Unclaimed(_) | Room::Guest { .. } => &[],
         }
+    }
+
+    /// Whether the data is where `chain` has room for it, behind `header` bytes.
+    pub(crate) fn is_in(&self, chain: &Arc<Chain>, header: usize) -> bool {
+        match &self.0.room {
+            Room::Guest { chain: mine, header: before, .. } => {
+                Arc::ptr_eq(mine, chain) && *before == header
+            }
+            _ => false,
+        }
+    }
+
+    /// A copy of the data, wherever it is.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let Room::Guest { chain, header, .. } = &self.0.room else {
+            return self.as_host_bytes().to_vec();
+        };
+        chain.written(*header, self.len())
     }
 }
 
@@ -208,20 +295,6 @@ impl fmt::Display for NoSpace {
 }
 
 impl std::error::Error for NoSpace {}
-
-/// An address and a length, for the kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct RawSlice {
-    pub(crate) start: NonNull<u8>,
-    pub(crate) len: usize,
-}
-
-impl RawSlice {
-    /// The length as io_uring and FUSE count it.
-    pub(crate) fn len32(self) -> u32 {
-        u32::try_from(self.len).unwrap_or(u32::MAX)
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -47,9 +47,12 @@ impl Pages {
         self.len
     }
 
-    /// The first byte. It stays where it is when `self` is moved.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
+    /// The `len` bytes behind the first `start`, for the kernel.
+    pub(crate) fn iovec(&self, start: usize, len: usize) -> libc::iovec {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: `start` is inside the mapping, or at its end.
+        let start = unsafe { self.start.add(start) };
+        libc::iovec { iov_base: start.as_ptr().cast(), iov_len: len }
     }
 
     /// The bytes.

@@ -1,0 +1,77 @@
+//! Virtqueues: the split rings in which a virtual machine leaves its messages.
+//!
+//! A [`Setup`] says where a ring is and how it is signalled. [`Setup::prepare`] checks it, on any
+//! thread, and gives a [`Prepared`] queue, which a worker turns into a [`Virtqueue`], a transport,
+//! and a [`QueueControl`], which stops it and changes it while it is served.
+//!
+//! Structures and rules: "Virtual I/O Device (VIRTIO) Version 1.2", section 2.7, "Split Virtqueues".
+#![expect(unsafe_code, reason = "the ring is shared with a guest, which writes it at any time")]
+
+mod call;
+mod control;
+mod queue;
+mod ring;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+pub use call::Call;
+pub use control::{QueueControl, Stopped};
+pub use queue::{QueueCompletion, Virtqueue};
+pub use ring::{QueueConfig, QueueError};
+
+use crate::{mem::GuestMap, transport::Config};
+use ring::Ring;
+
+/// Everything a queue needs to be served.
+pub struct Setup {
+    /// Where the ring is and how far it was used.
+    pub config: QueueConfig,
+    /// The guest's memory.
+    pub map: GuestMap,
+    /// The eventfd by which the guest says that there are messages. It is watched, never read.
+    pub kick: OwnedFd,
+    /// Tells the guest that messages were answered.
+    pub call: Option<Call>,
+    /// Tells the guest's owner that the ring cannot be served any more.
+    pub error: Option<Call>,
+    /// The protocol of the messages. Its `depth` does not matter: a ring has its own.
+    pub protocol: Config,
+    /// How long to look for the next message before sleeping, while that pays; zero to sleep at once.
+    pub poll: Duration,
+}
+
+/// A queue whose ring was found in the guest's memory.
+pub struct Prepared {
+    ring: Ring,
+    setup: Setup,
+    orders: control::Orders,
+}
+
+impl Setup {
+    /// Finds the ring in the guest's memory.
+    ///
+    /// # Errors
+    /// When it is not there, or has a size or alignment that no ring has.
+    pub fn prepare(self) -> Result<(Prepared, QueueControl), QueueError> {
+        let ring = Ring::new(&self.config, Arc::new(self.map.clone()))?;
+        let (control, orders) = control::channel();
+        Ok((Prepared { ring, setup: self, orders }, control))
+    }
+}
+
+impl Prepared {
+    /// The transport, on the worker that is to serve it.
+    ///
+    /// # Errors
+    /// When epoll does not take the kick descriptor.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn activate(self) -> std::io::Result<Virtqueue> {
+        Virtqueue::new(self.ring, self.setup, self.orders)
+    }
+}

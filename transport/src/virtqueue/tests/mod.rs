@@ -1,0 +1,7 @@
+//! A guest's driver in memory of this process, and what a queue makes of its messages.
+
+mod driver;
+mod malformed;
+mod memory;
+mod messages;
+mod notifying;
