@@ -18,7 +18,7 @@ use crate::setup;
 /// How a boot that does little may take: two to three seconds on an idle machine.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
-/// Lines of the serial console that are worth repeating when a boot fails.
+/// Lines of a log that are worth repeating when a boot fails.
 const QUOTED_LINES: usize = 60;
 
 /// What `/init` prints around the output of the script.
@@ -44,21 +44,23 @@ impl Guest {
         self
     }
 
-    /// Boots, mounts what the server at `socket` serves, runs `script`, and switches the machine off.
+    /// Boots, mounts what `server` serves, runs `script`, and switches the machine off.
     ///
     /// Returns what the script printed; it must exit with 0 within `limit`. A guest that
     /// restarts begins its script anew, and finds in the share what it left there.
-    pub(crate) fn run(&self, socket: &Path, script: &str, limit: Duration) -> Result<String> {
+    pub(crate) fn run(&self, server: &Server, script: &str, limit: Duration) -> Result<String> {
         let place = tempfile::tempdir()?;
         let console = place.path().join("console");
         let initramfs = place.path().join("initramfs");
         self.initramfs.write(&initramfs, script)?;
 
-        let mut qemu = qemu(socket, &initramfs, &console)?;
+        let mut qemu = qemu(&server.socket(), &initramfs, &console)?;
         let ended = program::check(&mut qemu, limit);
-        let log = fs::read(&console).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log).replace('\r', "");
-        ended.and_then(|_| script_output(&log)).with_context(|| quote(&log))
+        let console = fs::read(&console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).replace('\r', "");
+        ended.and_then(|_| script_output(&console)).with_context(|| {
+            format!("the server:\n{}\nthe guest:\n{}\n", last(&server.log()), last(&console))
+        })
     }
 }
 
@@ -97,8 +99,7 @@ fn script_output(log: &str) -> Result<String> {
     Ok(output.trim_start_matches('\n').to_owned())
 }
 
-fn quote(log: &str) -> String {
+fn last(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
-    let last = lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n");
-    format!("the guest's console:\n{last}\n")
+    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
 }

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The first process. It ends by switching the machine off, whatever happened.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/
+export PATH=/programs:/bin HOME=/
 mkdir -p /proc /sys /dev /tmp /mnt
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -57,7 +57,7 @@ pub(super) struct Initramfs {
 }
 
 impl Initramfs {
-    /// A program lies in `/bin`, its libraries where they lie on this machine.
+    /// A program lies in `/programs`, its libraries where they lie on this machine.
     pub(super) fn add_program(&mut self, program: &Path) -> Result<()> {
         let printed = program::check(Command::new("ldd").arg(program), LIMIT)?;
         let paths = printed.split_whitespace().filter(|word| word.starts_with('/'));
@@ -84,25 +84,24 @@ impl Initramfs {
     }
 
     fn fill(&self, root: &Path, script: &str) -> Result<()> {
-        for dir in ["bin", "modules", "dev"] {
+        for dir in ["bin", "modules", "programs"] {
             fs::create_dir(root.join(dir))?;
         }
         fs::copy(setup::guest::busybox()?, root.join("bin/busybox"))?;
         copy_modules(&setup::guest::kernel()?, &root.join("modules"))?;
         for program in &self.programs {
             let name = program.file_name().context("a program without a name")?;
-            strip(program, &root.join("bin").join(name))?;
+            strip(program, &root.join("programs").join(name))?;
         }
         for library in &self.libraries {
-            put(root, library, |place| Ok(fs::copy(library, place).map(drop)?))?;
+            fs::copy(library, place(root, library)?)?;
         }
         for (path, text) in &self.files {
-            put(root, path, |place| Ok(fs::write(place, text)?))?;
+            write_executable(&place(root, path)?, text)?;
         }
-        fs::write(root.join("script"), script)?;
-        let init = root.join("init");
-        fs::write(&init, INIT.replace("STARTS", STARTS).replace("ENDED", ENDED))?;
-        Ok(fs::set_permissions(&init, Permissions::from_mode(0o755))?)
+        let init = INIT.replace("STARTS", STARTS).replace("ENDED", ENDED);
+        write_executable(&root.join("init"), &init)?;
+        write_executable(&root.join("script"), script)
     }
 }
 
@@ -128,13 +127,18 @@ fn strip(program: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a file at a path as the guest will have it.
-fn put(root: &Path, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Where a path of the guest lies while it is made.
+fn place(root: &Path, path: &Path) -> Result<PathBuf> {
     let place = root.join(path.strip_prefix("/").context("not an absolute path")?);
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent)?;
     }
-    make(&place)
+    Ok(place)
+}
+
+fn write_executable(place: &Path, text: &str) -> Result<()> {
+    fs::write(place, text)?;
+    Ok(fs::set_permissions(place, Permissions::from_mode(0o755))?)
 }
 
 /// The first entry whose name begins so.

@@ -1,6 +1,8 @@
 //! A virtual machine that mounts a served directory.
 
 mod exercise;
+mod pjdfstest;
+mod sharing;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,11 +20,12 @@ use crate::tally::Tally;
 
 type Test = fn(&Lab) -> Result<()>;
 
-const TESTS: [(&str, Test); 4] = [
+const TESTS: [(&str, Test); 5] = [
     ("files", files),
     ("the guest restarts", guest_restarts),
     ("the server restarts", server_restarts),
     ("programs", programs),
+    ("two guests count", sharing::two_guests_count),
 ];
 
 pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
@@ -31,6 +34,8 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
         tally.count(name, test(lab));
         println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
     }
+    let outcome = pjdfstest::run(lab, tally);
+    tally.count("pjdfstest", outcome);
     Ok(())
 }
 
@@ -43,7 +48,7 @@ fn files(lab: &Lab) -> Result<()> {
         .context("the exercise fails natively")?;
     let server = Server::start(lab, shared.path(), &[])?;
     let guest = Guest::default().with_program(&xtask)?;
-    let seen = guest.run(&server.socket(), "xtask exercise /mnt", BOOT_LIMIT)?;
+    let seen = guest.run(&server, "xtask exercise /mnt", BOOT_LIMIT)?;
     same(&expected, &seen)?;
     server.stop()?;
     same(&exercise::describe(native.path())?, &exercise::describe(shared.path())?)
@@ -63,7 +68,7 @@ fn guest_restarts(lab: &Lab) -> Result<()> {
     ";
     let dir = lab.directory()?;
     let server = Server::start(lab, dir.path(), &[])?;
-    let printed = Guest::default().run(&server.socket(), RESTARTS, BOOT_LIMIT)?;
+    let printed = Guest::default().run(&server, RESTARTS, BOOT_LIMIT)?;
     server.stop()?;
     same(&format!("{}{}", "line\n".repeat(3), "not flushed\n".repeat(2)), &printed)
 }
@@ -74,7 +79,7 @@ fn server_restarts(lab: &Lab) -> Result<()> {
     let guest = Guest::default();
     let boot = |script: &str| {
         let server = Server::start(lab, dir.path(), &[])?;
-        let printed = guest.run(&server.socket(), script, BOOT_LIMIT)?;
+        let printed = guest.run(&server, script, BOOT_LIMIT)?;
         server.stop()?;
         Ok::<_, anyhow::Error>(printed)
     };
@@ -95,7 +100,7 @@ fn programs(lab: &Lab) -> Result<()> {
     let guest = guest.with_file("/fsx.toml", config);
     let script =
         format!("/mnt/busybox echo from the share && fsx -S 1 -N {OPERATIONS} -f /fsx.toml /mnt/f");
-    let printed = guest.run(&server.socket(), &script, BOOT_LIMIT)?;
+    let printed = guest.run(&server, &script, BOOT_LIMIT)?;
     ensure!(printed.starts_with("from the share\n"), "the guest printed {printed:?}");
     server.stop()
 }

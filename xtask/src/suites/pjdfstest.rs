@@ -50,16 +50,11 @@ exec MOUNT --internal-only "$@"
 "#;
 
 /// How each test ended (`ok`, `FAILED`, `skipped`), and what it said.
-type Outcomes = BTreeMap<String, (String, String)>;
+pub(super) type Outcomes = BTreeMap<String, (String, String)>;
 
 pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     let suite = Pjdfstest::prepare(lab)?;
     let expected = suite.on_native(lab)?;
-    for (name, (outcome, said)) in &expected {
-        if outcome != "ok" {
-            println!("natively {outcome}: {name} {said}");
-        }
-    }
     for variant in lab.variants() {
         let outcome = on_mount(lab, &suite, &variant, &expected, tally);
         tally.count(&format!("[{}] mount and unmount", variant.name()), outcome);
@@ -77,10 +72,16 @@ fn on_mount(
     let served = lab.serve(variant)?;
     let mut outcomes = suite.run(served.path(), Part::InPlace)?;
     outcomes.extend(suite.run(served.path(), Part::Remounting)?);
+    compare(&variant.name(), expected, &outcomes, tally);
+    served.stop()
+}
+
+/// Counts each test: on FUSE it must end as it does natively.
+pub(super) fn compare(place: &str, expected: &Outcomes, outcomes: &Outcomes, tally: &mut Tally) {
     for (name, (natively, _)) in expected {
         let (outcome, said) =
             outcomes.get(name).map_or(("missing", ""), |(outcome, said)| (outcome, said));
-        let name = format!("[{}] {name}", variant.name());
+        let name = format!("[{place}] {name}");
         if outcome == natively {
             tally.passed += 1;
         } else if name.ends_with(SKIPPED_ON_FUSE) && outcome == "skipped" {
@@ -89,43 +90,47 @@ fn on_mount(
             tally.count(&name, Err(anyhow!("natively {natively}, on the mount {outcome}: {said}")));
         }
     }
-    served.stop()
 }
 
 /// The program, and what it needs beside the directory under test.
-struct Pjdfstest {
-    program: PathBuf,
+pub(super) struct Pjdfstest {
+    pub(super) program: PathBuf,
     tools: TempDir,
 }
 
 /// Some tests make their filesystem read-only, which must not happen to the machine's disk.
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     InPlace,
     Remounting,
 }
 
 impl Pjdfstest {
-    fn prepare(lab: &Lab) -> Result<Self> {
+    pub(super) fn prepare(lab: &Lab) -> Result<Self> {
         let program = setup::find("pjdfstest").context("pjdfstest is not installed")?;
         let tools = lab.directory()?;
-        fs::write(tools.path().join("in-place.toml"), CONFIG.replace("REMOUNT", "false"))?;
-        fs::write(tools.path().join("remounting.toml"), CONFIG.replace("REMOUNT", "true"))?;
+        fs::write(tools.path().join("in-place.toml"), config(Part::InPlace))?;
+        fs::write(tools.path().join("remounting.toml"), config(Part::Remounting))?;
 
         let system = setup::find("mount").context("no mount program")?;
         let mount = tools.path().join("mount");
-        fs::write(&mount, REMOUNT.replace("MOUNT", &system.display().to_string()))?;
+        fs::write(&mount, remount(&system))?;
         fs::set_permissions(&mount, Permissions::from_mode(0o755))?;
         Ok(Self { program, tools })
     }
 
     /// The yardstick: the disk, and for the tests that remount a tmpfs of our own.
-    fn on_native(&self, lab: &Lab) -> Result<Outcomes> {
+    pub(super) fn on_native(&self, lab: &Lab) -> Result<Outcomes> {
         let mut outcomes = self.run(lab.directory()?.path(), Part::InPlace)?;
         let tmpfs = Tmpfs::mount(lab.directory()?)?;
         outcomes.extend(self.run(tmpfs.0.path(), Part::Remounting)?);
         if outcomes.len() != TESTS {
             bail!("pjdfstest ran {} tests, not {TESTS}", outcomes.len());
+        }
+        for (name, (outcome, said)) in &outcomes {
+            if outcome != "ok" {
+                println!("natively {outcome}: {name} {said}");
+            }
         }
         Ok(outcomes)
     }
@@ -150,8 +155,19 @@ impl Pjdfstest {
     }
 }
 
+/// The configuration file.
+pub(super) fn config(part: Part) -> String {
+    let remount = if matches!(part, Part::Remounting) { "true" } else { "false" };
+    CONFIG.replace("REMOUNT", remount)
+}
+
+/// The `mount` that the tests call, made of the system's own.
+pub(super) fn remount(system: &Path) -> String {
+    REMOUNT.replace("MOUNT", &system.display().to_string())
+}
+
 /// Reads `chmod::eloop_comp     ok` lines; what a failed test said follows, indented by a tab.
-fn parse(output: &str) -> Outcomes {
+pub(super) fn parse(output: &str) -> Outcomes {
     let mut outcomes = Outcomes::new();
     let mut last = None;
     for line in output.lines() {
