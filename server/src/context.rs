@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
 };
@@ -78,7 +78,7 @@ impl Context {
     /// parking of its own, with few places.
     pub fn for_testing(unique: u64) -> (Self, impl Fn() + Clone + Send + 'static) {
         let flight = Arc::<Flight>::default();
-        flight.begin(unique);
+        flight.begin(unique, Opcode::SetLkW);
         let context = Self {
             unique,
             opcode: Opcode::SetLkW,
@@ -116,6 +116,8 @@ pub(crate) struct Parking {
 pub(crate) struct Flight {
     /// The request, 0 for none: kernels do not number one so.
     unique: AtomicU64,
+    /// What it asks for, for people.
+    opcode: AtomicU32,
     /// The request that was interrupted last.
     interrupted: AtomicU64,
     /// The client is gone.
@@ -124,7 +126,8 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn begin(&self, unique: u64) {
+    pub(crate) fn begin(&self, unique: u64, opcode: Opcode) {
+        self.opcode.store(opcode as u32, Ordering::Relaxed);
         // An earlier client may have numbered one alike.
         self.interrupted.store(0, Ordering::SeqCst);
         self.unique.store(unique, Ordering::SeqCst);
@@ -132,6 +135,13 @@ impl Flight {
 
     pub(crate) fn end(&self) {
         self.unique.store(0, Ordering::SeqCst);
+    }
+
+    /// What is in flight here.
+    pub(crate) fn request(&self) -> Option<(u64, Opcode)> {
+        let unique = self.unique.load(Ordering::SeqCst);
+        let opcode = Opcode::from_code(self.opcode.load(Ordering::Relaxed))?;
+        (unique != 0).then_some((unique, opcode))
     }
 
     /// Interrupts request `unique` if it is the one here.

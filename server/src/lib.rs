@@ -87,6 +87,7 @@ mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;
+pub mod virtio_fs;
 
 pub use context::{Context, Parked};
 pub use errno::{Errno, Result};

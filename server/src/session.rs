@@ -53,6 +53,8 @@ pub struct Session<F> {
     limits: Limits,
     on_begin: Option<Box<OnBegin>>,
     begun: AtomicBool,
+    /// The client lives on when nobody serves it.
+    outlives_workers: bool,
     reset: Reset,
     /// The client sends the short form of SETXATTR.
     setxattr_compat: AtomicBool,
@@ -98,6 +100,7 @@ impl<F: FileSystem> Session<F> {
             limits,
             on_begin: None,
             begun: AtomicBool::new(false),
+            outlives_workers: false,
             reset: Reset::default(),
             setxattr_compat: AtomicBool::new(false),
             workers: Mutex::default(),
@@ -114,6 +117,28 @@ impl<F: FileSystem> Session<F> {
     pub fn on_begin(mut self, hook: impl Fn(&Init) + Send + Sync + 'static) -> Self {
         self.on_begin = Some(Box::new(hook));
         self
+    }
+
+    /// Keeps the client when no transport is served any more: one that stops may start again, as the
+    /// queues of a virtual machine do. The client ends by [`Session::end`].
+    #[must_use]
+    pub fn outliving_workers(mut self) -> Self {
+        self.outlives_workers = true;
+        self
+    }
+
+    /// Forgets the client, as DESTROY does. No transport is served meanwhile.
+    pub fn end(&self) {
+        if self.begun.swap(false, Ordering::SeqCst) {
+            self.fs.destroy();
+        }
+    }
+
+    /// What is being done: each request's number and what it asks for.
+    pub fn in_flight(&self) -> Vec<(u64, Opcode)> {
+        let workers = lock(&self.workers);
+        let flights = workers.iter().flat_map(|worker| lock(&worker.flights).clone());
+        flights.filter_map(|flight| flight.request()).collect()
     }
 
     /// The filesystem.
@@ -171,8 +196,8 @@ impl<F: FileSystem> Session<F> {
         past.add(&local.shared.requests);
         lock(&self.io).leave(&file_io::counters(), &mut past);
         drop(past);
-        if workers.is_empty() && self.begun.swap(false, Ordering::SeqCst) {
-            self.fs.destroy();
+        if workers.is_empty() && !self.outlives_workers {
+            self.end();
         }
     }
 
@@ -305,7 +330,7 @@ impl<F: FileSystem> Session<F> {
         }
         let Request { opcode, header, args, data, output, completion } = request;
         let _in_flight = self.enter_flight(&local);
-        flight.begin(header.unique);
+        flight.begin(header.unique, opcode);
         self.early.deliver(&flight, header.unique);
         let mut cx = Context {
             unique: header.unique,

@@ -1,8 +1,12 @@
 //! One OS thread with a current-thread Tokio runtime, pinned to a CPU.
 
-use std::{future::Future, io, thread};
+use std::{future::Future, io, pin::Pin, thread};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::{
+    sync::mpsc,
+    task::{LocalSet, spawn_local},
+};
 
 use crate::io::{self as file_io, Engine};
 
@@ -64,6 +68,55 @@ impl Worker {
                 tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(main())
             }
         }
+    }
+}
+
+/// A worker that runs what it is given. Dropped, it ends when all of that has ended.
+pub struct Host {
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+impl Host {
+    /// Starts a worker; see [`Worker::spawn`].
+    ///
+    /// # Errors
+    /// When the thread cannot be made, or cannot begin: `prepare` failed, or its runtime.
+    pub async fn start<P>(worker: Worker, prepare: P) -> io::Result<Self>
+    where
+        P: FnOnce() -> io::Result<()> + Send + 'static,
+    {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        let (began, mut begun) = mpsc::channel::<()>(1);
+        let main = move || async move {
+            // Nobody waits for a second beginning.
+            let _ = began.send(()).await;
+            let local = LocalSet::new();
+            let take_jobs = async {
+                while let Some(job) = queue.recv().await {
+                    spawn_local(job());
+                }
+            };
+            local.run_until(take_jobs).await;
+            local.await;
+            Ok(())
+        };
+        let thread = worker.spawn(prepare, main)?;
+        if begun.recv().await.is_none() {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            return Err(ended.err().unwrap_or_else(|| io::Error::other("it ended at once")));
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Runs the future that `job` makes, on the worker.
+    pub fn run<F>(&self, job: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        // A worker whose thread died has nobody to tell.
+        let _ = self.jobs.send(Box::new(|| Box::pin(job())));
     }
 }
 

@@ -11,6 +11,7 @@ mod call;
 mod control;
 mod queue;
 mod ring;
+mod source;
 mod walk;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use call::Call;
 pub use control::{QueueControl, Stopped};
 pub use queue::{QueueCompletion, Virtqueue};
 pub use ring::{QueueConfig, QueueError};
+pub use source::Source;
 
 use crate::{mem::GuestMap, transport::Config};
 use ring::Ring;

@@ -1,0 +1,27 @@
+//! The virtio-fs device: queue 0 is the high-priority queue, those behind it carry requests.
+//!
+//! [`VirtioFs`] is the device of a virtual machine monitor in its own process. `examples/vmm.rs` shows it
+//! end to end.
+//!
+//! Structures and rules: "Virtual I/O Device (VIRTIO) Version 1.2", section 5.11, "File System Device".
+
+mod config;
+mod device;
+mod queues;
+
+pub use config::{BadTag, ConfigSpace, TAG_MAX, Tag};
+pub use device::{ActivateError, Options, VirtioFs};
+pub use queues::{Queues, Workers};
+
+/// The ring does not wake its other side more often than asked (bit 29).
+pub const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
+
+/// A descriptor may refer to a table of descriptors (bit 28).
+pub const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
+
+/// The device is no legacy device (bit 32).
+pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+
+/// What the device offers.
+pub const FEATURES: u64 =
+    VIRTIO_F_VERSION_1 | VIRTIO_RING_F_EVENT_IDX | VIRTIO_RING_F_INDIRECT_DESC;
