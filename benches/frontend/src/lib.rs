@@ -12,6 +12,7 @@ mod memory;
 mod mount;
 pub mod queue;
 mod socket;
+pub mod tree;
 pub mod vhost_user;
 
 pub use client::{

@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fsrv_frontend::abi::{Attr, ROOT, SetattrIn, setattr};
-use fsrv_frontend::{Caller, Cut, Entries, Form, Framing, Mount, MountOptions, lock};
+use fsrv_frontend::tree::{self, Shape};
+use fsrv_frontend::{Caller, Cut, Entries, Form, Framing, Mount, MountOptions};
 use tempfile::TempDir;
 
 struct Server {
@@ -81,8 +82,6 @@ fn every_operation_does_on_the_host_what_it_says() {
     let shorter = SetattrIn { valid: setattr::SIZE, size: 3, ..SetattrIn::default() };
     assert_eq!(client.setattr(file.nodeid, shorter).unwrap().attr.size, 3);
 
-    const WRITE: u32 = 1;
-    client.setlk(file.nodeid, lock(open.fh, 1, 0..=9, WRITE)).unwrap_or_default();
     client.release(file.nodeid, open.fh).unwrap();
 
     let dir = client.mkdir(ROOT, b"dir", 0o755).unwrap();
@@ -155,6 +154,26 @@ fn a_stopped_ring_goes_on_where_it_was() {
         frontend.start_queue(1, queue).unwrap();
     }
     mount.client().getattr(ROOT, None).unwrap();
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn a_tree_is_verified_and_one_wrong_byte_found() {
+    let server = Server::start();
+    let shape = Shape::new(2000, 32 << 20);
+    shape.make(&server.shared("")).unwrap();
+    let options = MountOptions::default();
+    let mut mount = mount(&server.socket(), &options);
+    assert_eq!(tree::verify(&mut mount.clients, &shape).unwrap().files, 2000);
+
+    let victim = server.shared("d0/s3/f900");
+    let mut bytes = std::fs::read(&victim).unwrap();
+    let modified = std::fs::metadata(&victim).unwrap().modified().unwrap();
+    bytes[17] ^= 1;
+    std::fs::write(&victim, bytes).unwrap();
+    std::fs::File::open(&victim).unwrap().set_modified(modified).unwrap();
+    let error = tree::verify(&mut mount.clients, &shape).unwrap_err().to_string();
+    assert!(error.contains("file 900 differs at byte 17"), "{error}");
 }
 
 fn libc_rdwr() -> u32 {
