@@ -2,6 +2,7 @@
 
 use std::{any::Any, ptr::NonNull, sync::Arc};
 
+use super::Watched;
 use vm_memory::{
     Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
     bitmap::Bitmap,
@@ -20,6 +21,7 @@ pub struct Region {
     len: u64,
     host: NonNull<u8>,
     owner: Arc<dyn Any + Send + Sync>,
+    watched: Option<Arc<Watched>>,
 }
 
 impl Region {
@@ -33,7 +35,14 @@ impl Region {
         host: NonNull<u8>,
         owner: Arc<dyn Any + Send + Sync>,
     ) -> Self {
-        Self { guest, len, host, owner }
+        Self { guest, len, host, owner, watched: None }
+    }
+
+    /// The same region, whose memory may be truncated by the guest's owner.
+    #[must_use]
+    pub fn watched(mut self, watched: Arc<Watched>) -> Self {
+        self.watched = Some(watched);
+        self
     }
 
     /// The guest's address of the first byte.
@@ -108,6 +117,12 @@ impl GuestMap {
     /// The regions.
     pub fn regions(&self) -> &[Region] {
         &self.regions
+    }
+
+    /// Whether some of it was truncated, and replaced by empty pages.
+    pub(crate) fn is_lost(&self) -> bool {
+        let mut watched = self.regions.iter().filter_map(|region| region.watched.as_ref());
+        watched.any(|watched| watched.is_lost())
     }
 
     /// Finds the `len` bytes from the guest's address `guest` on, split where regions meet.

@@ -12,11 +12,13 @@ mod chain;
 mod guest;
 mod pages;
 mod pool;
+mod truncated;
 
 pub use buf::{Filled, InBuf, NoSpace, OutBuf};
 pub use guest::{DirtyLog, GuestMap, Outside, Region};
 pub use pages::PAGE;
 pub use pool::Pool;
+pub use truncated::{Watched, survive_truncation};
 
 pub(crate) use chain::{Chain, Slices};
 pub(crate) use pool::PooledBuf;

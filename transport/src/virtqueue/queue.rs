@@ -278,6 +278,7 @@ impl State {
         self.let_depart();
     }
 
+    /// Shows the guest what was answered, before it is waited for.
     fn publish(&mut self) {
         if self.answered.is_empty() {
             return;
@@ -287,6 +288,9 @@ impl State {
         }
         if self.ring.publish() {
             self.signal();
+        }
+        if self.ring.map().is_lost() && !self.is_broken {
+            self.break_down("the guest's memory was truncated");
         }
     }
 
