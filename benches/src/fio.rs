@@ -26,6 +26,9 @@ pub(crate) fn run(work: &Work<'_>, running: &Running) -> Result<Sample> {
         "randread-4jobs" => (&["--rw=randread", "--ioengine=psync", "--numjobs=4"], 4096),
         "mmapread" => (&["--rw=randread", "--ioengine=mmap"], 4096),
         "direct" => (&["--rw=randread", "--ioengine=libaio", "--direct=1", "--iodepth=16"], 4096),
+        "direct-d32" => {
+            (&["--rw=randread", "--ioengine=libaio", "--direct=1", "--iodepth=32"], 4096)
+        }
         "seqread" => (&["--rw=read", "--ioengine=psync"], 1 << 20),
         "seqwrite" => (&["--rw=write", "--ioengine=psync"], 1 << 20),
         "randwrite" => (&["--rw=randwrite", "--ioengine=psync"], 4096),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::undo::Undo;
 
@@ -14,8 +15,33 @@ pub(crate) struct HaltPoll {
     _undo: Undo,
 }
 
+/// With which settings rows are measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HaltPolling {
+    #[value(name = "0")]
+    Off,
+    #[value(name = "200000")]
+    On,
+    Both,
+}
+
+impl HaltPolling {
+    /// What to set, one after the other; none if it cannot be set here.
+    pub(crate) fn settings(self) -> Vec<Option<u32>> {
+        if !HaltPoll::available() {
+            eprintln!("this machine has no halt polling to set: latency rows are measured once");
+            return vec![None];
+        }
+        match self {
+            HaltPolling::Off => vec![Some(0)],
+            HaltPolling::On => vec![Some(200_000)],
+            HaltPolling::Both => vec![Some(0), Some(200_000)],
+        }
+    }
+}
+
 impl HaltPoll {
-    pub(crate) fn available() -> bool {
+    fn available() -> bool {
         Path::new(HALT_POLL).exists()
     }
 

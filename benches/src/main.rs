@@ -12,6 +12,7 @@ mod row;
 mod setup;
 mod subject;
 mod undo;
+mod vhost;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ struct Args {
 enum Command {
     /// Measure mount points
     Fuse(fuse::Options),
+    /// Measure virtio-fs devices
+    Vhost(vhost::Options),
     /// One load, in a process of its own; prints a line `STEP OPERATIONS VALUE SERVER_CPU_SECONDS` a step
     #[command(hide = true, subcommand)]
     Load(load::Load),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     match Args::parse().command {
         Command::Fuse(options) => fuse::run(&options),
+        Command::Vhost(options) => vhost::run(&options),
         Command::Load(load) => load.run(),
     }
 }

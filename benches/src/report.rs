@@ -59,29 +59,64 @@ impl Results {
     }
 }
 
-/// The measurements, with the ratio to the native directory in brackets, and fsrv's to the best peer in the last column.
-pub(crate) fn measurements(results: &Results, rows: &[Row], subjects: &[&str]) -> String {
-    let compared = subjects.contains(&"fsrv") && subjects.iter().any(|subject| is_peer(subject));
+/// A column that compares a subject with the best of others.
+pub(crate) struct Ratio<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) of: &'a str,
+    pub(crate) to: &'a [&'a str],
+}
+
+/// What one setting of the machine gave: measurements, processor time, failures.
+pub(crate) fn section(
+    setting: Option<u32>,
+    results: &Results,
+    rows: &[Row],
+    subjects: &[&str],
+    ratios: &[Ratio<'_>],
+) -> String {
+    let title = match setting {
+        Some(0) => "Halt polling 0".to_owned(),
+        Some(nanoseconds) => format!("Halt polling {nanoseconds}"),
+        None => "Halt polling not to be set here".to_owned(),
+    };
+    let mut text = format!("\n### {title}\n\n{}", measurements(results, rows, subjects, ratios));
+    if let Some(cpu) = cpu(results, rows, subjects) {
+        let _ = write!(text, "\n{cpu}");
+    }
+    let failures = failures(results);
+    if !failures.is_empty() {
+        let _ = write!(text, "\nFailed:\n{failures}");
+    }
+    text
+}
+
+/// The measurements, with the ratio to the native directory in brackets, and the other ratios in the last columns.
+fn measurements(
+    results: &Results,
+    rows: &[Row],
+    subjects: &[&str],
+    ratios: &[Ratio<'_>],
+) -> String {
+    let compared = |ratio: &&Ratio<'_>| {
+        subjects.contains(&ratio.of) && ratio.to.iter().any(|peer| subjects.contains(peer))
+    };
+    let ratios: Vec<&Ratio<'_>> = ratios.iter().filter(compared).collect();
     let mut heads = vec!["work", "unit"];
     heads.extend(subjects);
-    if compared {
-        heads.push("fsrv to best peer");
-    }
+    heads.extend(ratios.iter().map(|ratio| ratio.title));
     let mut table = head(&heads);
     for row in rows {
         let native = results.median(row, "native");
         let mut cells = vec![row.title.clone(), row.unit.name().to_owned()];
         cells.extend(subjects.iter().map(|subject| cell(results, row, subject, native)));
-        if compared {
-            cells.push(to_best_peer(results, row, subjects).unwrap_or_default());
-        }
+        cells.extend(ratios.iter().map(|ratio| to_best(results, row, ratio).unwrap_or_default()));
         line(&mut table, &cells);
     }
     table
 }
 
 /// The servers' processor time an operation.
-pub(crate) fn cpu(results: &Results, rows: &[Row], subjects: &[&str]) -> Option<String> {
+fn cpu(results: &Results, rows: &[Row], subjects: &[&str]) -> Option<String> {
     let servers: Vec<&str> =
         subjects.iter().copied().filter(|subject| *subject != "native").collect();
     let mut heads = vec!["server CPU, us an operation"];
@@ -104,15 +139,11 @@ pub(crate) fn cpu(results: &Results, rows: &[Row], subjects: &[&str]) -> Option<
 }
 
 /// A line for each row that a subject failed.
-pub(crate) fn failures(results: &Results) -> String {
+fn failures(results: &Results) -> String {
     results.failures.iter().fold(String::new(), |mut text, ((row, subject), reason)| {
         let _ = writeln!(text, "- {subject}, {row}: {reason}");
         text
     })
-}
-
-fn is_peer(subject: &str) -> bool {
-    subject != "native" && subject != "fsrv"
 }
 
 fn cell(results: &Results, row: &Row, subject: &str, native: Option<f64>) -> String {
@@ -134,18 +165,15 @@ fn cell(results: &Results, row: &Row, subject: &str, native: Option<f64>) -> Str
     text
 }
 
-fn to_best_peer(results: &Results, row: &Row, subjects: &[&str]) -> Option<String> {
+fn to_best(results: &Results, row: &Row, ratio: &Ratio<'_>) -> Option<String> {
     if row.peers_do_less {
         return None;
     }
-    let fsrv = results.median(row, "fsrv")?;
-    let peers = subjects
-        .iter()
-        .filter(|subject| is_peer(subject))
-        .filter_map(|peer| results.median(row, peer));
+    let value = results.median(row, ratio.of)?;
+    let peers = ratio.to.iter().filter_map(|peer| results.median(row, peer));
     let best =
         if row.unit.more_is_better() { peers.reduce(f64::max) } else { peers.reduce(f64::min) };
-    Some(format!("{:.2}", fsrv / best?))
+    Some(format!("{:.2}", value / best?))
 }
 
 fn number(value: f64, unit: Unit) -> String {
@@ -184,6 +212,9 @@ mod tests {
         results
     }
 
+    const RATIOS: [Ratio<'_>; 1] =
+        [Ratio { title: "to best", of: "fsrv", to: &["fbrs", "bindfs"] }];
+
     fn randread() -> Vec<Row> {
         row::select(&["randread".to_owned()])
             .unwrap()
@@ -196,7 +227,8 @@ mod tests {
     fn a_cell_holds_median_spread_and_ratio_to_native() {
         let results = results(&[("native", 100.0), ("fbrs", 40.0), ("fbrs", 50.0), ("fbrs", 60.0)]);
         assert!(
-            measurements(&results, &randread(), &["native", "fbrs"]).contains("| 50 ±20% (0.50) |")
+            measurements(&results, &randread(), &["native", "fbrs"], &RATIOS)
+                .contains("| 50 ±20% (0.50) |")
         );
     }
 
@@ -205,7 +237,7 @@ mod tests {
         let results =
             results(&[("native", 100.0), ("fsrv", 60.0), ("fbrs", 40.0), ("bindfs", 20.0)]);
         assert!(
-            measurements(&results, &randread(), &["native", "fsrv", "fbrs", "bindfs"])
+            measurements(&results, &randread(), &["native", "fsrv", "fbrs", "bindfs"], &RATIOS)
                 .ends_with("| 1.50 |\n")
         );
     }
@@ -220,6 +252,9 @@ mod tests {
     fn a_failure_shows_in_its_cell() {
         let mut results = results(&[("native", 1.0)]);
         results.fail("randread", "fbrs", "no".into());
-        assert!(measurements(&results, &randread(), &["native", "fbrs"]).contains("| failed |"));
+        assert!(
+            measurements(&results, &randread(), &["native", "fbrs"], &RATIOS)
+                .contains("| failed |")
+        );
     }
 }

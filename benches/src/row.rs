@@ -1,6 +1,6 @@
 //! The rows of the table.
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow};
 
 /// What is measured: one line of the table.
 pub(crate) struct Row {
@@ -31,6 +31,8 @@ pub(crate) enum Group {
     /// The slowest lookups of a hundred, alone and beside others.
     Tail,
     Memory,
+    /// Requests on a queue of a virtio-fs device.
+    Queue,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl Group {
             Group::SmallFiles(_) => "small",
             Group::Tail => "tail",
             Group::Memory => "memory",
+            Group::Queue => "queue",
         }
     }
 }
@@ -145,17 +148,31 @@ pub(crate) fn select(names: &[String]) -> Result<Vec<Row>> {
     if names.is_empty() {
         return Ok(all());
     }
-    let matches = |row: &Row, name: &str| {
-        let ends =
-            row.key.split_once('-').is_some_and(|(before, after)| before == name || after == name);
-        row.key == name || ends || row.group.name() == name
-    };
+    let matches = |row: &Row, name: &str| is_part(&row.key, name) || row.group.name() == name;
     let rows = all();
     if let Some(unknown) = names.iter().find(|name| !rows.iter().any(|row| matches(row, name))) {
-        let known: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-        bail!("no row is called {unknown}; the rows are {}", known.join(", "));
+        return Err(unknown_row(unknown, rows.iter().map(|row| row.key.as_str())));
     }
     Ok(rows.into_iter().filter(|row| names.iter().any(|name| matches(row, name))).collect())
+}
+
+/// Whether `name` is a row's name, or a part of it before or after a hyphen.
+pub(crate) fn is_part(key: &str, name: &str) -> bool {
+    let ends = key.split_once('-').is_some_and(|(before, after)| before == name || after == name);
+    key == name || ends
+}
+
+/// Refuses a name that is no part of any row's name.
+pub(crate) fn check_names(keys: &[String], names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !keys.iter().any(|key| is_part(key, name))) {
+        Some(unknown) => Err(unknown_row(unknown, keys.iter().map(String::as_str))),
+        None => Ok(()),
+    }
+}
+
+fn unknown_row<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.collect();
+    anyhow!("no row is called {name}; the rows are {}", known.join(", "))
 }
 
 #[cfg(test)]

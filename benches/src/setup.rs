@@ -9,9 +9,16 @@ use anyhow::{Context, Result, ensure};
 
 use crate::row::{Backing, Group, Row};
 use crate::subject::Subject;
+use crate::vhost::server::Server;
 
 /// Long timeouts, cached pages kept over open, large writes: what it is fastest with.
 const BINDFS: &str = "bindfs -f --multithreaded -o kernel_cache,entry_timeout=86400,attr_timeout=86400,big_writes {dir} {mnt}";
+
+const FSRV: &str = "serve --vhost-user {socket} --dir {dir}";
+/// Without its containment, which costs nothing a request but needs what containers refuse.
+const VIRTIOFSD: &str =
+    "--socket-path {socket} --shared-dir {dir} --sandbox none --seccomp none --allow-direct-io";
+const VERSION: &str = "1.14.0";
 
 /// The named subjects, in this order, ready to start.
 pub(crate) fn subjects(
@@ -43,6 +50,54 @@ fn subject(name: &str, fsrv: Option<&Path>, fsrv_words: &str) -> Result<Subject>
             "no peer is called {other}: there are native, fsrv, fbrs, bindfs, or --peer name=command"
         ),
     }
+}
+
+/// The named server of a vhost-user socket, ready to start.
+pub(crate) fn server(name: &str, fsrv: Option<&Path>, fsrv_words: &str) -> Result<Server> {
+    let fsrv = || fsrv.map_or_else(build_fsrv, |path| Ok(path.to_owned()));
+    let words = match name {
+        "fsrv" => format!("{} {FSRV} {fsrv_words}", fsrv()?.display()),
+        "fsrv-threads" => {
+            format!("{} {FSRV} {fsrv_words} --io-engine threads", fsrv()?.display())
+        }
+        "virtiofsd" => format!("{} {VIRTIOFSD}", virtiofsd()?.display()),
+        "virtiofsd-pool" => {
+            format!("{} {VIRTIOFSD} --thread-pool-size 16", virtiofsd()?.display())
+        }
+        other => anyhow::bail!(
+            "no peer is called {other}: there are native, fsrv, fsrv-threads, virtiofsd, virtiofsd-pool, or --peer name=command"
+        ),
+    };
+    Server::new(name, &words)
+}
+
+/// Installs virtiofsd unless its version is there.
+fn virtiofsd() -> Result<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let installed = home.context("there is no home to install programs in")?.join("bin/virtiofsd");
+    let right = || {
+        let output = Command::new(&installed).arg("--version").output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(VERSION))
+    };
+    if right() {
+        return Ok(installed);
+    }
+    for (header, package) in [("seccomp.h", "libseccomp-dev"), ("cap-ng.h", "libcap-ng-dev")] {
+        if !Path::new("/usr/include").join(header).exists() {
+            apt(package).with_context(|| format!("{package} cannot be installed"))?;
+        }
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["install", "--locked", "--force", "virtiofsd", "--version", VERSION];
+    finish(Command::new(cargo).args(arguments))?;
+    ensure!(right(), "virtiofsd {VERSION} was installed, but not in {}", installed.display());
+    Ok(installed)
+}
+
+/// The native side of rows on a disk.
+pub(crate) fn fio() -> Result<()> {
+    install("fio", "fio")
 }
 
 /// The programs that these rows run.
@@ -110,19 +165,21 @@ fn install(program: &str, package: &str) -> Result<()> {
     if is_installed(program) {
         return Ok(());
     }
+    apt(package).with_context(|| {
+        format!("{program} is missing, and the package {package} cannot be installed")
+    })
+}
+
+fn apt(package: &str) -> Result<()> {
     eprintln!("installing {package}");
     let install = || {
         let arguments = ["install", "--yes", "--no-install-recommends", package];
         finish(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
     };
-    install()
-        .or_else(|_| {
-            finish(Command::new("apt-get").arg("update"))?;
-            install()
-        })
-        .with_context(|| {
-            format!("{program} is missing, and the package {package} cannot be installed")
-        })
+    install().or_else(|_| {
+        finish(Command::new("apt-get").arg("update"))?;
+        install()
+    })
 }
 
 fn is_installed(program: &str) -> bool {

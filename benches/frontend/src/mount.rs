@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::frontend::{Frontend, Wanted};
 use crate::memory::{Arena, Region};
 use crate::queue::{Form, Queue, QueueOptions};
-use crate::vhost_user::feature;
+use crate::vhost_user::{feature, protocol_feature};
 
 /// Where guest memory begins: not at zero, so that a forgotten translation shows.
 const GUEST_BASE: u64 = 1 << 20;
@@ -21,7 +21,7 @@ const MAX_REGIONS: usize = 8;
 /// What a mount is made with.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
-    /// Request queues.
+    /// Request queues, or as many as the back-end has if those are fewer.
     pub queues: usize,
     /// Entries of every ring.
     pub ring_size: u16,
@@ -99,8 +99,12 @@ impl Mount {
             form: options.form,
             framing: options.framing,
         };
+        let mut queues = options.queues;
+        if frontend.protocol() & protocol_feature::MQ != 0 {
+            queues = queues.min(frontend.queue_limit()?.saturating_sub(1) as usize).max(1);
+        }
         let hiprio_memory = Hiprio::memory(options.ring_size);
-        let mut arenas = arenas(options.queues, hiprio_memory, client.memory())?;
+        let mut arenas = arenas(queues, hiprio_memory, client.memory())?;
         let regions: Vec<_> = arenas.iter().map(|arena| Arc::clone(arena.region())).collect();
         frontend.set_memory(&regions)?;
 
@@ -108,14 +112,14 @@ impl Mount {
         let hiprio = Arc::new(Hiprio::new(&mut arenas[0], hiprio)?);
         hiprio.with_queue(|queue| frontend.start_queue(0, queue))?;
         let mut clients = Vec::new();
-        for number in 0..options.queues {
+        for number in 0..queues {
             let arena = (number + 1).min(arenas.len() - 1);
             let (options, hiprio) = (client.clone(), Arc::clone(&hiprio));
             let mut client = Client::new(&mut arenas[arena], options, number as u64, hiprio)?;
             frontend.start_queue(number as u32 + 1, client.queue())?;
             clients.push(client);
         }
-        let queues = options.queues as u32;
+        let queues = queues as u32;
         Ok(Mount { frontend, clients, init: InitOut::default(), hiprio, queues })
     }
 

@@ -9,11 +9,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::backing::Scratch;
-use crate::machine::{self, HaltPoll};
-use crate::report::{self, Results};
+use crate::machine::{self, HaltPoll, HaltPolling};
+use crate::report::{self, Ratio, Results};
 use crate::row::{self, Row};
 use crate::setup;
 use crate::subject::{Inodes, Subject};
@@ -68,15 +68,6 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HaltPolling {
-    #[value(name = "0")]
-    Off,
-    #[value(name = "200000")]
-    On,
-    Both,
-}
-
 /// One run over its rows.
 struct Run<'a> {
     options: &'a Options,
@@ -105,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let mut text = introduction(options, &subjects, &scratch);
     let mut failed = false;
-    for setting in settings(options.halt_poll) {
+    for setting in options.halt_poll.settings() {
         let _halt_poll = setting.map(HaltPoll::set).transpose()?;
         // A row that no wake-up decides is measured once.
         let all = options.halt_poll != HaltPolling::Both || setting != Some(200_000);
@@ -122,7 +113,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         };
         let results = run.measure()?;
         failed |= results.has_failures();
-        text.push_str(&section(setting, &results, &rows, &subjects));
+        let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
+        let ours = ["native", "fsrv"];
+        let peers: Vec<&str> = names.iter().copied().filter(|name| !ours.contains(name)).collect();
+        let ratio = Ratio { title: "fsrv to best peer", of: "fsrv", to: &peers };
+        text.push_str(&report::section(setting, &results, &rows, &names, &[ratio]));
     }
     print!("{text}");
     if let Some(path) = &options.out {
@@ -141,18 +136,6 @@ fn start_each_once(subjects: &[Subject], scratch: &Scratch) -> Result<()> {
     Ok(())
 }
 
-fn settings(halt_poll: HaltPolling) -> Vec<Option<u32>> {
-    if !HaltPoll::available() {
-        eprintln!("this machine has no halt polling to set: latency rows are measured once");
-        return vec![None];
-    }
-    match halt_poll {
-        HaltPolling::Off => vec![Some(0)],
-        HaltPolling::On => vec![Some(200_000)],
-        HaltPolling::Both => vec![Some(0), Some(200_000)],
-    }
-}
-
 fn introduction(options: &Options, subjects: &[Subject], scratch: &Scratch) -> String {
     let mut text = format!("{}\n\n", machine::describe(scratch.path()));
     for subject in subjects {
@@ -169,23 +152,5 @@ fn introduction(options: &Options, subjects: &[Subject], scratch: &Scratch) -> S
         "\nMedian of {} repetitions, ± half the range, in brackets the ratio to the native directory. {} small files, {} s a data row.",
         options.repeat, options.files, options.seconds
     );
-    text
-}
-
-fn section(setting: Option<u32>, results: &Results, rows: &[Row], subjects: &[Subject]) -> String {
-    let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
-    let title = match setting {
-        Some(0) => "Halt polling 0".to_owned(),
-        Some(nanoseconds) => format!("Halt polling {nanoseconds}"),
-        None => "Halt polling not to be set here".to_owned(),
-    };
-    let mut text = format!("\n### {title}\n\n{}", report::measurements(results, rows, &names));
-    if let Some(cpu) = report::cpu(results, rows, &names) {
-        let _ = write!(text, "\n{cpu}");
-    }
-    let failures = report::failures(results);
-    if !failures.is_empty() {
-        let _ = write!(text, "\nFailed:\n{failures}");
-    }
     text
 }

@@ -255,6 +255,14 @@ impl Client {
         }
     }
 
+    /// Waits until something is completed, or returns at once if nothing is in flight.
+    pub fn sleep(&mut self) -> Result<()> {
+        if self.queue.in_flight() == 0 || !self.early.is_empty() {
+            return Ok(());
+        }
+        self.queue.wait(self.limit)
+    }
+
     /// Makes a request and waits for its answer. Others that complete meanwhile are kept for [`poll`](Self::poll).
     pub fn call(&mut self, call: &Call<'_>) -> Result<Done> {
         let done = self.call_any(call)?;

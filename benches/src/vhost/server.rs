@@ -1,0 +1,127 @@
+//! What is measured: a server of a vhost-user socket, and our connection to it.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fsrv_frontend::{Caller, Mount, MountOptions};
+use rustix::process::{Signal, getegid, geteuid, pidfd_send_signal};
+
+use crate::backing::Scratch;
+use crate::client;
+use crate::undo::Undo;
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// A server that does not end by itself when asked to is killed after this.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// A server to be started.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    /// A word each, with `{dir}` and `{socket}`.
+    words: Vec<String>,
+}
+
+/// A started server and a mount of it. Dropping it ends both, the mount first.
+pub(crate) struct Running {
+    pub(crate) mount: Mount,
+    pub(crate) pid: u32,
+    _undo: Undo,
+}
+
+impl Server {
+    pub(crate) fn new(name: &str, command: &str) -> Result<Self> {
+        ensure!(
+            command.contains("{dir}") && command.contains("{socket}"),
+            "the command of {name} must hold {{dir}} and {{socket}}: {command}"
+        );
+        let words = command.split_whitespace().map(str::to_owned).collect();
+        Ok(Server { name: name.into(), words })
+    }
+
+    /// The command as it goes below the table: without the place of the program.
+    pub(crate) fn describe(&self) -> String {
+        let mut words = self.words.clone();
+        if let Some(name) = Path::new(&words[0]).file_name() {
+            words[0] = name.to_string_lossy().into_owned();
+        }
+        words.join(" ")
+    }
+
+    /// Serves `dir` and mounts it.
+    pub(crate) fn start(
+        &self,
+        dir: &Path,
+        scratch: &Scratch,
+        options: &MountOptions,
+    ) -> Result<Running> {
+        let place = scratch.dir("socket")?;
+        let (socket, log) = (place.join("socket"), place.join("output"));
+        let words: Vec<String> = self
+            .words
+            .iter()
+            .map(|word| {
+                word.replace("{dir}", &dir.to_string_lossy())
+                    .replace("{socket}", &socket.to_string_lossy())
+            })
+            .collect();
+        let output = File::create(&log)?;
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        let pid = child.id();
+        let pidfd = Arc::new(client::pidfd(&child)?);
+        let undo = Undo::new(move || stop(child, &pidfd));
+        let mount = connect(&socket, pid, options).with_context(|| {
+            let output = fs::read_to_string(&log).unwrap_or_default();
+            let output = output.trim().replace('\n', "; ");
+            format!("{} cannot be mounted and printed {output:?}", self.name)
+        })?;
+        Ok(Running { mount, pid, _undo: undo })
+    }
+}
+
+fn connect(socket: &PathBuf, pid: u32, options: &MountOptions) -> Result<Mount> {
+    let start = Instant::now();
+    // A socket file may be there before anyone listens.
+    while !socket.exists() || std::fs::metadata(socket).is_err() {
+        ensure!(!has_ended(pid), "it ended");
+        if start.elapsed() > START_LIMIT {
+            bail!("no socket after {} s", START_LIMIT.as_secs());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut mount = Mount::connect(socket, options)?;
+    let caller =
+        Caller { uid: geteuid().as_raw(), gid: getegid().as_raw(), pid: std::process::id() };
+    mount.clients.iter_mut().for_each(|client| client.set_caller(caller));
+    Ok(mount)
+}
+
+/// A process that ended but was not waited for is a zombie: it has no memory.
+fn has_ended(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/statm")).is_ok_and(|statm| statm.starts_with(b"0 "))
+}
+
+fn stop(mut child: Child, pidfd: &std::os::fd::OwnedFd) {
+    let _ = pidfd_send_signal(pidfd, Signal::TERM);
+    let start = Instant::now();
+    while start.elapsed() < STOP_LIMIT {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
