@@ -17,6 +17,7 @@ pub mod mem;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;
+pub mod vhost_user;
 pub mod virtqueue;
 pub mod worker;
 

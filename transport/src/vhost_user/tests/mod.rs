@@ -1,0 +1,1 @@
+//! Front-ends, well-behaved and not.
