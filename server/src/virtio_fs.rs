@@ -1,17 +1,19 @@
 //! The virtio-fs device: queue 0 is the high-priority queue, those behind it carry requests.
 //!
-//! [`VirtioFs`] is the device of a virtual machine monitor in its own process. `examples/vmm.rs` shows it
-//! end to end.
+//! [`VirtioFs`] is the device of a virtual machine monitor in its own process. `examples/vmm` shows it
+//! end to end. [`VhostUserFs`] is the same device for one in another process.
 //!
 //! Structures and rules: "Virtual I/O Device (VIRTIO) Version 1.2", section 5.11, "File System Device".
 
 mod config;
 mod device;
 mod queues;
+mod vhost_user;
 
 pub use config::{BadTag, ConfigSpace, TAG_MAX, Tag};
 pub use device::{ActivateError, Options, VirtioFs};
 pub use queues::{Queues, Workers};
+pub use vhost_user::VhostUserFs;
 
 /// The ring does not wake its other side more often than asked (bit 29).
 pub const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;

@@ -2,16 +2,19 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use fsrv::virtio_fs::Tag;
 use fsrv_passthrough::{CachePolicy, InodeFileHandles};
 use fsrv_transport::{fuse_dev::MountOptions, worker};
 
 const EXAMPLE: &str = "\
 Example:
   fsrv serve --fuse /mnt --dir /srv/data
-          shows /srv/data at /mnt until Ctrl-C or `umount /mnt`";
+          shows /srv/data at /mnt until Ctrl-C or `umount /mnt`
+  fsrv serve --vhost-user /run/data.sock --dir /srv/data
+          serves it to a virtual machine, which mounts it by `mount -t virtiofs TAG /mnt`";
 
-/// Serve a directory to a mount point.
+/// Serve a directory to a mount point or a virtual machine.
 #[derive(Parser, Debug)]
 #[command(name = "fsrv", version, after_help = EXAMPLE)]
 pub(crate) struct Cli {
@@ -26,7 +29,11 @@ pub(crate) enum Command {
 
 /// Serve a directory until the mount is removed or a signal comes.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLE)]
+#[command(
+    after_help = EXAMPLE,
+    group = ArgGroup::new("where").args(["fuse", "vhost_user", "fd"]).required(true),
+    group = ArgGroup::new("vm").args(["vhost_user", "fd"]),
+)]
 pub(crate) struct Serve {
     /// The directory to serve
     #[arg(long, value_name = "DIR", help_heading = "What to serve")]
@@ -38,7 +45,16 @@ pub(crate) struct Serve {
 
     /// The mount point to serve it at
     #[arg(long, value_name = "MOUNTPOINT", help_heading = "Where to serve it")]
-    pub(crate) fuse: PathBuf,
+    pub(crate) fuse: Option<PathBuf>,
+
+    /// The socket to serve a virtual machine at, as a virtio-fs device
+    #[arg(long, value_name = "SOCKET", help_heading = "Where to serve it")]
+    pub(crate) vhost_user: Option<PathBuf>,
+
+    /// The listening socket, inherited under this number, to serve one virtual machine at
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..),
+          help_heading = "Where to serve it")]
+    pub(crate) fd: Option<i32>,
 
     /// Let other users in: `auto` does so as root
     #[arg(
@@ -46,6 +62,7 @@ pub(crate) struct Serve {
         value_name = "WHO",
         value_enum,
         default_value_t,
+        conflicts_with = "vm",
         help_heading = "Where to serve it"
     )]
     pub(crate) allow_other: AllowOther,
@@ -57,9 +74,35 @@ pub(crate) struct Serve {
         value_name = "LIST",
         value_delimiter = ',',
         value_parser = mount_option,
+        conflicts_with = "vm",
         help_heading = "Where to serve it"
     )]
     pub(crate) mount_options: Vec<String>,
+
+    /// The name by which a guest mounts it, where the virtual machine does not give one
+    #[arg(long, value_name = "TAG", value_parser = tag, default_value = "fsrv", conflicts_with = "fuse",
+          help_heading = "For a virtual machine")]
+    pub(crate) tag: Tag,
+
+    /// Request queues, where the virtual machine does not say [default: one for each CPU, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=QUEUES_MAX),
+          conflicts_with = "fuse", help_heading = "For a virtual machine")]
+    pub(crate) queues: Option<u16>,
+
+    /// Look for the next message for so many microseconds before sleeping, while that pays
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=POLL_US_MAX),
+          default_value_t = 0, conflicts_with = "fuse", help_heading = "For a virtual machine")]
+    pub(crate) poll_us: u64,
+
+    /// Let this group use the socket too
+    #[arg(long, value_name = "GROUP", requires = "vhost_user", conflicts_with_all = ["fuse", "fd"],
+          help_heading = "For a virtual machine")]
+    pub(crate) socket_group: Option<String>,
+
+    /// End when the first virtual machine has left
+    #[arg(long, requires = "vhost_user", conflicts_with_all = ["fuse", "fd"],
+          help_heading = "For a virtual machine")]
+    pub(crate) once: bool,
 
     /// How much the client may keep: names and attributes for 1 s (`auto`) or 24 h (`metadata`, and
     /// with data `always`), or nothing (`never`)
@@ -115,9 +158,15 @@ pub(crate) struct Serve {
     pub(crate) log_format: LogFormat,
 
     /// Say on standard output when the mount is there, then leave standard output and error alone
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "vm")]
     pub(crate) background: bool,
 }
+
+/// The most request queues that may be asked for: more than any machine has CPUs for.
+const QUEUES_MAX: i64 = 64;
+
+/// The longest that a worker may look for messages in vain: a second.
+const POLL_US_MAX: u64 = 1_000_000;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum AllowOther {
@@ -214,6 +263,10 @@ impl Handles {
     }
 }
 
+fn tag(text: &str) -> Result<Tag, String> {
+    Tag::new(text).map_err(|error| error.to_string())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
@@ -243,7 +296,7 @@ mod tests {
     #[test]
     fn a_command_line_with_two_paths_is_enough() {
         let serve = parse(&[]).unwrap();
-        assert_eq!((serve.fuse, serve.dir), ("/mnt".into(), "/data".into()));
+        assert_eq!((serve.fuse, serve.dir), (Some("/mnt".into()), "/data".into()));
         assert_eq!((serve.cache, serve.io_engine), (Cache::Auto, IoEngine::Auto));
     }
 
@@ -267,10 +320,41 @@ mod tests {
             (&["--rlimit-nofile", "1"], "--rlimit-nofile"),
             (&["-o", "nosuid,cache"], "cache"),
             (&["extra"], "extra"),
+            (&["--vhost-user", "/sock"], "--vhost-user"),
+            (&["--tag", "share"], "--tag"),
+            (&["--queues", "2"], "--queues"),
+            (&["--poll-us", "5"], "--poll-us"),
+            (&["--once"], "--once"),
         ] {
             let said = first_paragraph(&parse(words).unwrap_err());
             assert!(said.contains(named), "{named} in {said}");
             assert!(!said.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_virtual_machine_has_options_of_its_own() {
+        let sock = &["--vhost-user", "/sock"][..];
+        let serve = parse_all(&[sock, &["--tag", "data", "--once"]].concat()).unwrap();
+        assert_eq!((serve.tag.to_string().as_str(), serve.once, serve.fuse), ("data", true, None));
+        for (words, named) in [
+            (&[][..], "--fuse"),
+            (&["--vhost-user", "/sock", "--fd", "3"], "--fd"),
+            (&["--vhost-user", "/sock", "--queues", "0"], "--queues"),
+            (&["--vhost-user", "/sock", "--tag", ""], "--tag"),
+            (
+                &["--vhost-user", "/sock", "--tag", "a-tag-of-more-than-thirty-six-bytes-xx"],
+                "--tag",
+            ),
+            (&["--vhost-user", "/sock", "--allow-other", "on"], "--allow-other"),
+            (&["--vhost-user", "/sock", "-o", "nosuid"], "--mount-options"),
+            (&["--vhost-user", "/sock", "--poll-us", "1000001"], "--poll-us"),
+            (&["--fd", "3", "--once"], "--once"),
+            (&["--fd", "3", "--socket-group", "kvm"], "--socket-group"),
+            (&["--fd", "-1"], "--fd"),
+        ] {
+            let said = first_paragraph(&parse_all(words).unwrap_err());
+            assert!(said.contains(named), "{named} in {said}");
         }
     }
 
@@ -280,7 +364,11 @@ mod tests {
     }
 
     fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
-        let words = ["fsrv", "serve", "--fuse", "/mnt", "--dir", "/data"];
+        parse_all(&[&["--fuse", "/mnt"], more].concat())
+    }
+
+    fn parse_all(more: &[&str]) -> Result<Serve, clap::Error> {
+        let words = ["fsrv", "serve", "--dir", "/data"];
         let words = words.iter().chain(more).map(OsString::from).collect();
         Cli::parse(words).map(|Cli { command: Command::Serve(serve) }| *serve)
     }

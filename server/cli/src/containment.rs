@@ -12,8 +12,7 @@ use rustix::thread::{
     set_capabilities_secure_bits, set_no_new_privs,
 };
 
-/// What serving a directory for many users takes. SYS_ADMIN is among them to unmount, and for
-/// attributes in `trusted.*`.
+/// What serving a directory for many users takes.
 const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -22,8 +21,7 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SYS_ADMIN);
+    .union(CapabilitySet::SETFCAP);
 
 /// Each with its lock. A worker that takes a user's id keeps its capabilities, and a program that
 /// this process would start gets none.
@@ -34,12 +32,24 @@ const SECURE_BITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
-/// Whether a program with more rights has to be started later.
+/// What has to be done later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Programs {
-    None,
-    /// fusermount3, to unmount.
+pub(crate) enum Later {
+    /// Nothing but serving.
+    Serve,
+    /// Unmounting, which takes SYS_ADMIN. With it, attributes in `trusted.*` work too.
     Unmount,
+    /// Unmounting by fusermount3, a program with more rights.
+    RunUnmount,
+}
+
+impl Later {
+    fn needed(self) -> CapabilitySet {
+        match self {
+            Self::Serve => NEEDED,
+            Self::Unmount | Self::RunUnmount => NEEDED.union(CapabilitySet::SYS_ADMIN),
+        }
+    }
 }
 
 /// What was given up.
@@ -58,18 +68,18 @@ pub(crate) fn can_open_by_handle() -> bool {
 ///
 /// # Errors
 /// When the kernel refuses to take something away.
-pub(crate) fn apply(programs: Programs) -> Result<Containment> {
+pub(crate) fn apply(later: Later) -> Result<Containment> {
     let sets = capabilities(None).context("cannot read the capabilities")?;
     if sets.effective.contains(CapabilitySet::SETPCAP) {
-        bound().context("cannot reduce the bounding set of capabilities")?;
+        bound(later.needed()).context("cannot reduce the bounding set of capabilities")?;
         let bits = capabilities_secure_bits()? | SECURE_BITS;
         set_capabilities_secure_bits(bits).context("cannot set the secure bits")?;
     }
-    let kept = sets.permitted & NEEDED;
+    let kept = sets.permitted & later.needed();
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
         .context("cannot drop capabilities")?;
-    let no_new_privs = programs == Programs::None;
+    let no_new_privs = later != Later::RunUnmount;
     if no_new_privs {
         set_no_new_privs(true).context("cannot set no_new_privs")?;
     }
@@ -78,12 +88,12 @@ pub(crate) fn apply(programs: Programs) -> Result<Containment> {
 }
 
 /// Takes what is not needed out of the bounding set.
-fn bound() -> rustix::io::Result<()> {
+fn bound(needed: CapabilitySet) -> rustix::io::Result<()> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
         // The kernel knows no capability from here on.
         let Ok(is_there) = capability_is_in_bounding_set(one) else { break };
-        if is_there && !NEEDED.contains(one) {
+        if is_there && !needed.contains(one) {
             remove_capability_from_bounding_set(one)?;
         }
     }
@@ -121,17 +131,22 @@ mod tests {
     #[test]
     fn what_is_not_needed_is_gone_for_the_thread_and_its_children() {
         // A thread of its own: the other tests keep what they have.
-        let contained = thread::spawn(|| {
-            let contained = apply(Programs::None).expect("this needs root");
-            thread::spawn(move || (contained, capabilities(None).unwrap(), no_new_privs().unwrap()))
-                .join()
-                .unwrap()
-        });
-        let (contained, sets, no_new_privs) = contained.join().unwrap();
-        assert!(NEEDED.contains(sets.permitted) && sets.inheritable.is_empty());
-        assert!(sets.effective.contains(CapabilitySet::SETFCAP));
-        assert!(no_new_privs);
-        assert!(contained.to_string().starts_with("contained by no_new_privs, 10 capabilities"));
+        for (later, count) in
+            [(Later::Unmount, "10 capabilities (sys"), (Later::Serve, "9 capabilities")]
+        {
+            let contained = thread::spawn(move || {
+                let contained = apply(later).expect("this needs root");
+                let look =
+                    move || (contained, capabilities(None).unwrap(), no_new_privs().unwrap());
+                thread::spawn(look).join().unwrap()
+            });
+            let (contained, sets, no_new_privs) = contained.join().unwrap();
+            assert!(later.needed().contains(sets.permitted) && sets.inheritable.is_empty());
+            assert!(sets.effective.contains(CapabilitySet::SETFCAP));
+            assert!(no_new_privs);
+            let said = contained.to_string();
+            assert!(said.starts_with(&format!("contained by no_new_privs, {count}")), "{said}");
+        }
     }
 
     #[test]

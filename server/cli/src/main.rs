@@ -3,6 +3,7 @@
 mod args;
 mod containment;
 mod engine;
+mod group;
 mod limits;
 mod logging;
 mod mount_program;

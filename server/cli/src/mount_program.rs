@@ -29,7 +29,20 @@ const FOR_OTHERS: [&str; 12] = [
 ];
 
 /// Options of `fsrv serve` that a line gives in another way.
-const NOT_IN_A_LINE: [&str; 5] = ["dir", "fuse", "mount-options", "background", "help"];
+const NOT_IN_A_LINE: [&str; 12] = [
+    "dir",
+    "fuse",
+    "vhost-user",
+    "fd",
+    "tag",
+    "queues",
+    "poll-us",
+    "socket-group",
+    "once",
+    "mount-options",
+    "background",
+    "help",
+];
 
 /// The name that this program was called by, if it is one of a mount program.
 pub(crate) fn name(words: &[OsString]) -> Option<String> {

@@ -36,6 +36,9 @@ pub(crate) struct Pieces {
     len: usize,
 }
 
+/// The most ranges that one system call takes.
+const IOV_MAX: usize = 1024;
+
 /// A place in [`Pieces`].
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Cursor {
@@ -79,6 +82,11 @@ impl Chain {
 
     pub(crate) fn writable(&self) -> &Pieces {
         &self.writable
+    }
+
+    /// How many ranges of memory it has.
+    pub(crate) fn pieces(&self) -> usize {
+        self.readable.count() + self.writable.count()
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -181,7 +189,12 @@ impl Pieces {
         }
     }
 
-    /// The `len` bytes at `at`, for the kernel.
+    /// How many ranges of memory there are.
+    pub(crate) fn count(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The first of the `len` bytes at `at`, as many as one system call takes, for the kernel.
     pub(crate) fn slices(&self, mut at: Cursor, len: usize) -> Slices {
         let first = self.pieces.get(at.piece).map_or(0, |piece| piece.len - at.offset);
         if first >= len {
@@ -189,8 +202,12 @@ impl Pieces {
             self.for_each(&mut at, len, |piece| one = iovec(piece.host.as_ptr(), piece.len));
             return Slices::One(one);
         }
-        let mut many = Vec::with_capacity(self.pieces.len() - at.piece);
-        self.for_each(&mut at, len, |piece| many.push(iovec(piece.host.as_ptr(), piece.len)));
+        let mut many = Vec::with_capacity((self.pieces.len() - at.piece).min(IOV_MAX));
+        self.for_each(&mut at, len, |piece| {
+            if many.len() < IOV_MAX {
+                many.push(iovec(piece.host.as_ptr(), piece.len));
+            }
+        });
         Slices::Many(many)
     }
 

@@ -28,6 +28,13 @@ use crate::{
 /// So many answers are published although more messages are there: nobody waits for the whole batch.
 const BATCH: usize = 16;
 
+/// So many ranges of memory the messages in flight may have before another one is taken: what is kept of
+/// them is bounded, whatever their number and form.
+const PIECES_MAX: usize = 64 << 10;
+
+/// A chain with room for more ranges than this is not kept: few messages have as many.
+const PIECES_KEPT: usize = 512;
+
 /// At most so often a queue's log says what is wrong with its messages.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -48,6 +55,8 @@ struct State {
     /// The messages in flight, by the head of their chain.
     chains: Vec<Option<Arc<Chain>>>,
     in_flight: u32,
+    /// The ranges of memory of these.
+    pieces: usize,
     /// Chains to be used again.
     free: Vec<Arc<Chain>>,
     table: Vec<[u8; DESCRIPTOR]>,
@@ -76,6 +85,7 @@ impl Virtqueue {
             answered: Vec::with_capacity(size.min(64)),
             chains: vec![None; size],
             in_flight: 0,
+            pieces: 0,
             free: Vec::new(),
             table: Vec::new(),
             pool: Pool::new(),
@@ -178,7 +188,7 @@ impl Transport for Virtqueue {
             let is_quiet = {
                 let state = &mut *self.state.borrow_mut();
                 state.publish();
-                state.in_flight == 0 && !state.is_broken
+                state.in_flight == 0 && !state.is_held()
             };
             if is_quiet && self.polling.goes_on() {
                 tokio::task::yield_now().await;
@@ -186,7 +196,7 @@ impl Transport for Virtqueue {
             }
             let has_more = {
                 let state = &mut *self.state.borrow_mut();
-                !state.is_broken && state.ring.listen()
+                !state.is_held() && state.ring.listen()
             };
             if !has_more {
                 self.sleep().await?;
@@ -224,7 +234,7 @@ impl Drop for Virtqueue {
 
 impl State {
     fn take(&mut self, orders: &Orders) -> Option<(u16, Arc<Chain>)> {
-        while !self.is_broken {
+        while !self.is_held() {
             let head = match self.ring.take() {
                 Ok(head) => head?,
                 Err(Broken(why)) => {
@@ -243,6 +253,7 @@ impl State {
                 Ok(()) => {
                     self.chains[usize::from(head)] = Some(chain.clone());
                     self.in_flight += 1;
+                    self.pieces += chain.pieces();
                     return Some((head, chain));
                 }
                 Err(why) => {
@@ -254,6 +265,11 @@ impl State {
             }
         }
         None
+    }
+
+    /// Whether no message is taken, although there may be some.
+    fn is_held(&self) -> bool {
+        self.is_broken || self.pieces >= PIECES_MAX
     }
 
     fn unused_chain(&mut self) -> Arc<Chain> {
@@ -271,8 +287,10 @@ impl State {
         // After the last write to it, and before the guest can see the answer.
         chain.mark_dirty();
         self.in_flight -= 1;
+        let pieces = chain.pieces();
+        self.pieces -= pieces;
         self.answered.push((head, u32::try_from(len).unwrap_or(u32::MAX)));
-        if Arc::ptr_eq(chain.map(), self.ring.map()) {
+        if pieces <= PIECES_KEPT && Arc::ptr_eq(chain.map(), self.ring.map()) {
             self.free.push(chain);
         }
         self.let_depart();

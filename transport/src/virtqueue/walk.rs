@@ -3,9 +3,8 @@
 use super::ring::{DESCRIPTOR, Descriptor, Ring};
 use crate::mem::{Chain, GuestMap};
 
-/// The most descriptors of one message: a megabyte in the smallest pages, twice over, with what
-/// precedes the data, and not more than one system call takes.
-pub(super) const CHAIN_MAX: usize = 512;
+/// The most descriptors of one message: a megabyte in pieces of 256 bytes.
+pub(super) const CHAIN_MAX: usize = 4096;
 
 /// Why a chain is no message.
 pub(super) type Malformed = &'static str;

@@ -1,0 +1,253 @@
+//! A directory at a mount point.
+
+use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use fsrv::{FileSystem, Limits, Session, layer::ReadOnly};
+use fsrv_passthrough::prepare_worker;
+use fsrv_transport::{
+    fuse_dev::{Device, FuseTransport, Mount, MountOptions, mount},
+    io::Engine,
+    mem::Pool,
+    worker::Worker,
+};
+use rustix::process::geteuid;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+
+use super::Prepared;
+use crate::{
+    args::{AllowOther, Serve},
+    containment::{self, Later},
+    mount_program::Background,
+    report,
+    share::Share,
+    shutdown,
+    signals::Signals,
+};
+
+/// How long workers may take to end when their mount is gone. A request that never completes must
+/// not keep the process.
+const JOIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// The same when clients were waited for before.
+const JOIN_LIMIT_DETACHED: Duration = Duration::from_millis(300);
+
+/// Serves until the mount is gone.
+pub(super) fn serve(args: &Serve, point: &Path) -> Result<()> {
+    let background = args.background.then(Background::begin).transpose()?;
+    let share = Share::open(&args.dir)?;
+    share.refuse_overlap(point)?;
+    let server = Server { prepared: Prepared::new(args, share)?, args, point, background };
+    let fs = server.prepared.passthrough()?;
+    if args.readonly { server.serve(ReadOnly(fs)) } else { server.serve(fs) }
+}
+
+struct Server<'a> {
+    prepared: Prepared,
+    args: &'a Serve,
+    point: &'a Path,
+    background: Option<Background>,
+}
+
+impl Server<'_> {
+    fn serve<F: FileSystem + 'static>(self, fs: F) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start")?;
+        let result = runtime.block_on(async {
+            // From here on a signal must not leave a mount behind.
+            let signals = Signals::catch().context("cannot catch signals")?;
+            let options = mount_options(&self.prepared.share, self.args);
+            let (mount, device) = mount(self.point, &options)?;
+            self.run(fs, Arc::new(mount), device, signals).await
+        });
+        runtime.shutdown_background();
+        result
+    }
+
+    async fn run<F: FileSystem + 'static>(
+        mut self,
+        fs: F,
+        mount: Arc<Mount>,
+        device: Device,
+        mut signals: Signals,
+    ) -> Result<()> {
+        let later = if mount.needs_program() { Later::RunUnmount } else { Later::Unmount };
+        let clones = self.clones(device)?;
+        let contained = containment::apply(later)?;
+        let manner = self.prepared.manner(self.args, clones.len());
+        let what = format!("{} at {}", self.prepared.share.path.display(), mount.path().display());
+        let (began, mut begun) = unbounded_channel();
+        let session = Session::new(fs, Limits::default()).on_begin(move |init| {
+            let minor = init.minor();
+            report::say(format_args!("serving {what}: fuse 7.{minor}, {manner}; {contained}"));
+            // Nobody waits for a second beginning.
+            let _ = began.send(());
+        });
+        self.prepared.log();
+        let mut workers = Workers::start(session, clones, self.prepared.engine.engine)?;
+        tokio::select! {
+            biased;
+            _ = begun.recv() => if let Some(background) = self.background.take() {
+                background.mounted()?;
+            },
+            () = workers.one_ended() => {}
+            () = signals.next() => return stop(workers, &mount, &mut signals).await,
+        }
+        tokio::select! {
+            () = workers.one_ended() => {}
+            () = signals.next() => {}
+        }
+        stop(workers, &mount, &mut signals).await
+    }
+
+    /// A descriptor for each worker, all of them opened before anything is served.
+    fn clones(&self, device: Device) -> Result<Vec<(usize, Device)>> {
+        let mut clones = Vec::new();
+        for &cpu in &self.prepared.cpus[1..] {
+            clones.push((cpu, device.try_clone().context("cannot clone /dev/fuse")?));
+        }
+        clones.push((self.prepared.cpus[0], device));
+        Ok(clones)
+    }
+}
+
+/// Unmounts, unless that is done already, and lets the workers end.
+async fn stop(mut workers: Workers, mount: &Arc<Mount>, signals: &mut Signals) -> Result<()> {
+    let end = shutdown::unmount(mount, signals)
+        .await
+        .with_context(|| format!("cannot unmount {}", mount.path().display()))?;
+    let limit = match end {
+        shutdown::End::Unmounted => JOIN_LIMIT,
+        shutdown::End::Detached => JOIN_LIMIT_DETACHED,
+    };
+    match timeout(limit, workers.all_ended()).await {
+        Ok(()) => workers.join(),
+        Err(_) => {
+            tracing::warn!("a request does not end; it is abandoned");
+            Ok(())
+        }
+    }
+}
+
+/// The threads that serve.
+struct Workers {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// One message from each that ended.
+    ended: UnboundedReceiver<()>,
+}
+
+impl Workers {
+    fn start<F: FileSystem + 'static>(
+        session: Session<F>,
+        devices: Vec<(usize, Device)>,
+        engine: Engine,
+    ) -> Result<Self> {
+        let session = Arc::new(session);
+        let (sender, ended) = unbounded_channel();
+        let mut threads = Vec::new();
+        for (index, (cpu, device)) in devices.into_iter().enumerate() {
+            let (session, end) = (session.clone(), End(sender.clone()));
+            let worker = Worker { name: format!("fsrv-{index}"), cpu: Some(cpu), engine };
+            let main = move || async move {
+                let _end = end;
+                let config = session.transport_config();
+                let transport = FuseTransport::new(device, config, Pool::new())?;
+                fsrv::serve(transport, &*session).await
+            };
+            threads.push(worker.spawn(prepare_worker, main).context("cannot start a worker")?);
+        }
+        Ok(Self { threads, ended })
+    }
+
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn one_ended(&mut self) {
+        self.ended.recv().await;
+    }
+
+    async fn all_ended(&mut self) {
+        while self.ended.recv().await.is_some() {}
+    }
+
+    /// # Errors
+    /// Why the first worker that failed did so.
+    fn join(self) -> Result<()> {
+        for thread in self.threads {
+            let result = thread.join().map_err(|_| anyhow!("a worker panicked"))?;
+            result.context("a worker failed")?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells of the end of a worker, however it comes.
+struct End(UnboundedSender<()>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Whoever started the workers may be gone.
+        let _ = self.0.send(());
+    }
+}
+
+fn mount_options(share: &Share, args: &Serve) -> MountOptions {
+    let allow_other = match args.allow_other {
+        AllowOther::On => true,
+        AllowOther::Off => false,
+        AllowOther::Auto => geteuid().is_root(),
+    };
+    let mut options = MountOptions::new(&share.path).allow_other(allow_other);
+    for word in &args.mount_options {
+        options.set(word);
+    }
+    if args.readonly {
+        options.set("ro");
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread, time::Instant};
+
+    use fsrv::{Attributes, Context as Request, op::GetAttr};
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// Never answers.
+    struct Stuck;
+
+    impl FileSystem for Stuck {
+        async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
+            std::future::pending().await
+        }
+    }
+
+    #[test]
+    fn a_request_that_never_ends_does_not_keep_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
+        let mount = Arc::new(mount);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut signals = Signals::catch().unwrap();
+            let session = Session::new(Stuck, Limits::default());
+            let workers = Workers::start(session, vec![(0, device)], Engine::Threads).unwrap();
+            let client = thread::spawn({
+                let path = dir.path().to_owned();
+                move || fs::metadata(path)
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // The second signal, so that the test need not wait for the first one's patience.
+            kill_process(getpid(), Signal::TERM).unwrap();
+            let start = Instant::now();
+            stop(workers, &mount, &mut signals).await.unwrap();
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            client.join().unwrap().expect_err("the mount is gone");
+        });
+    }
+}

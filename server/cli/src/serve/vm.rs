@@ -1,0 +1,188 @@
+//! A directory as a virtio-fs device, for front-ends one after the other.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use fsrv::{
+    FileSystem, Limits, Session,
+    layer::ReadOnly,
+    virtio_fs::{ConfigSpace, Queues, VhostUserFs, Workers},
+};
+use fsrv_passthrough::prepare_worker;
+use fsrv_transport::vhost_user::{Closer, FrontEnd, Listener, serve_front_end};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{Prepared, count};
+use crate::{
+    args::Serve,
+    containment::{self, Later},
+    group, report,
+    share::Share,
+    signals::Signals,
+};
+
+/// Request queues unless more are asked for: one has a worker, and more than this rarely have work.
+const QUEUES_DEFAULT: usize = 4;
+
+/// How long a front-end that was hung up on may take to end: a request that never completes must not
+/// keep the process.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long to wait when a connection cannot be taken, before it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Serves until a signal comes, or the only front-end has left.
+pub(super) fn serve(args: &Serve) -> Result<()> {
+    let share = Share::open(&args.dir)?;
+    let listener = listener(args)?;
+    let prepared = Prepared::new(args, share)?;
+    // What is wrong with the directory is said before somebody connects.
+    prepared.passthrough()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start")?;
+    let result = runtime.block_on(run(args, prepared, listener));
+    runtime.shutdown_background();
+    result
+}
+
+fn listener(args: &Serve) -> Result<Listener> {
+    let group = args.socket_group.as_deref().map(group::find).transpose()?;
+    match (&args.vhost_user, args.fd) {
+        (Some(socket), _) => Ok(Listener::bind(socket, group)?),
+        (None, Some(number)) => Ok(Listener::inherited(number)?),
+        (None, None) => bail!("no socket was given"),
+    }
+}
+
+async fn run(args: &Serve, prepared: Prepared, listener: Listener) -> Result<()> {
+    let mut signals = Signals::catch().context("cannot catch signals")?;
+    let contained = containment::apply(Later::Serve)?;
+    let request_queues = args.queues.map_or(prepared.cpus.len().min(QUEUES_DEFAULT), usize::from);
+    let workers = Workers {
+        count: prepared.cpus.len(),
+        engine: prepared.engine.engine,
+        prepare: prepare_worker,
+    };
+    let queues = Arc::new(Queues::start(&workers).await.context("cannot start the workers")?);
+    prepared.log();
+    let place = match &args.vhost_user {
+        Some(socket) => socket.display().to_string(),
+        None => format!("the inherited socket {}", args.fd.unwrap_or_default()),
+    };
+    report::say(format_args!(
+        "serving {} at {place}: tag {}, {}, {}; {contained}",
+        prepared.share.path.display(),
+        args.tag,
+        count(request_queues, "queue"),
+        prepared.manner(args, prepared.cpus.len()),
+    ));
+    let config = ConfigSpace { tag: args.tag, request_queues: request_queues as u16 };
+    let front_ends = Arc::new(FrontEnds {
+        listener,
+        queues,
+        config,
+        poll: Duration::from_micros(args.poll_us),
+        is_only_one: args.once || args.fd.is_some(),
+        current: Mutex::default(),
+    });
+    let mut control = if args.readonly {
+        front_ends.clone().start(move || prepared.passthrough().map(ReadOnly))?
+    } else {
+        front_ends.clone().start(move || prepared.passthrough())?
+    };
+    tokio::select! {
+        ended = &mut control => return ended.unwrap_or_else(|_| bail!("the control thread panicked")),
+        () = signals.next() => {}
+    }
+    front_ends.end();
+    match timeout(END_LIMIT, control).await {
+        Ok(ended) => ended.unwrap_or_else(|_| bail!("the control thread panicked")),
+        Err(_) => {
+            tracing::warn!("a request does not end; it is abandoned");
+            front_ends.listener.remove();
+            Ok(())
+        }
+    }
+}
+
+/// Those who connect, one after the other.
+struct FrontEnds {
+    listener: Listener,
+    queues: Arc<Queues>,
+    config: ConfigSpace,
+    poll: Duration,
+    is_only_one: bool,
+    /// What hangs up on the one that is served.
+    current: Mutex<Option<Closer>>,
+}
+
+impl FrontEnds {
+    /// Starts the thread that talks to them. Each gets a file system that knows nothing yet.
+    fn start<F: FileSystem + 'static>(
+        self: Arc<Self>,
+        fs: impl Fn() -> Result<F> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<()>>> {
+        let (ended, end) = oneshot::channel();
+        let control = move || {
+            // The main thread may have given up.
+            let _ = ended.send(self.serve_all(fs));
+        };
+        thread::Builder::new()
+            .name("fsrv-control".into())
+            .spawn(control)
+            .context("cannot start the control thread")?;
+        Ok(end)
+    }
+
+    fn serve_all<F: FileSystem + 'static>(&self, fs: impl Fn() -> Result<F>) -> Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok(Some(front_end)) => self.serve(front_end, fs()?)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!("a front-end cannot connect: {error}");
+                    thread::sleep(RETRY);
+                    continue;
+                }
+            }
+            if self.is_only_one {
+                return Ok(());
+            }
+        }
+    }
+
+    fn serve<F: FileSystem + 'static>(&self, front_end: FrontEnd, fs: F) -> Result<()> {
+        let peer = front_end.peer;
+        tracing::info!("a front-end connected: {peer}");
+        *self.current() = Some(front_end.closer().context("cannot take a connection")?);
+        let session = Session::new(fs, Limits::default()).outliving_workers();
+        let device =
+            VhostUserFs::new(Arc::new(session), self.queues.clone(), self.config, self.poll);
+        let ended = serve_front_end(front_end.stream, Arc::new(device));
+        *self.current() = None;
+        match ended.cause {
+            None => tracing::info!("the front-end left: {peer}"),
+            Some(error) => tracing::warn!("the front-end was hung up on ({peer}): {error}"),
+        }
+        if ended.is_abandoned {
+            tracing::warn!("requests of that front-end do not end; they are abandoned");
+        }
+        Ok(())
+    }
+
+    /// Ends the thread: takes nobody more, and hangs up on the one that is there.
+    fn end(&self) {
+        self.listener.waker().wake();
+        if let Some(front_end) = &*self.current() {
+            front_end.close();
+        }
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Option<Closer>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
