@@ -12,6 +12,7 @@ mod row;
 mod setup;
 mod subject;
 mod undo;
+mod verify;
 mod vhost;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Fuse(fuse::Options),
     /// Measure virtio-fs devices
     Vhost(vhost::Options),
+    /// Read a tree back through a virtio-fs device and verify every byte
+    Verify(verify::Options),
     /// One load, in a process of its own; prints a line `STEP OPERATIONS VALUE SERVER_CPU_SECONDS` a step
     #[command(hide = true, subcommand)]
     Load(load::Load),
@@ -51,6 +54,7 @@ fn run() -> Result<()> {
     match Args::parse().command {
         Command::Fuse(options) => fuse::run(&options),
         Command::Vhost(options) => vhost::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Load(load) => load.run(),
     }
 }
