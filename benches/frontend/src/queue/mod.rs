@@ -2,6 +2,8 @@
 
 mod bell;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
