@@ -4,10 +4,12 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use fsrv::NodeId;
+
+use crate::mutex::lock;
 
 /// Each node id has one place. Two that share one evict each other.
 pub(crate) struct DirCache {
@@ -47,13 +49,13 @@ impl DirCache {
 
     pub(crate) fn clear(&self) {
         for place in &self.places {
-            let removed = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let removed = lock(place).take();
             drop(removed);
         }
     }
 
     fn place(&self, nodeid: NodeId) -> MutexGuard<'_, Place> {
         let index = nodeid.0 as usize % self.places.len();
-        self.places[index].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.places[index])
     }
 }

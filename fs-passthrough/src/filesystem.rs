@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
 };
 
 use fsrv::{
@@ -15,6 +15,7 @@ use fsrv_transport::{io as file_io, mem::Filled};
 use crate::{
     config::{CachePolicy, Config},
     inode::Inode,
+    mutex::lock,
     ops::{attr, create, data, dir, lock, lookup, name, open, space, xattr},
     prune::Pruner,
     shared::{SetupError, Shared},
@@ -95,7 +96,7 @@ impl FileSystem for Passthrough {
                 .inspect_err(|error| tracing::warn!("cannot start the pruning thread: {error}"))
                 .ok()
         });
-        *self.0.pruner.lock().unwrap_or_else(PoisonError::into_inner) = pruner;
+        *lock(&self.0.pruner) = pruner;
     }
 
     fn destroy(&self) {

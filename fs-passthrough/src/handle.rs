@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -11,7 +11,7 @@ use std::{
 use fsrv::Fh;
 use fsrv_transport::io::File;
 
-use crate::{inode::Inode, ops::dir::Position};
+use crate::{inode::Inode, mutex::lock, ops::dir::Position};
 
 /// An open file or directory.
 pub(crate) struct Handle {
@@ -64,8 +64,7 @@ impl Handles {
 
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
-            let cleared =
-                std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            let cleared = std::mem::take(&mut *lock(shard));
             self.open.fetch_sub(cleared.len() as u64, Ordering::Relaxed);
         }
     }
@@ -75,6 +74,6 @@ impl Handles {
     }
 
     fn shard(&self, fh: Fh) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
-        self.shards[fh.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[fh.0 as usize % SHARDS])
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 
 use crate::{
     mount::Mount,
+    mutex::lock,
     sys::{handle::FileHandle, stat::Stat},
 };
 
@@ -416,8 +417,4 @@ fn shrink(table: &mut HashTable<Arc<Inode>>, hash: impl Fn(&Arc<Inode>) -> u64) 
 /// The top bits choose the shard; the tables use the others.
 fn shard(hash: u64) -> usize {
     (hash >> 48) as usize % SHARDS
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

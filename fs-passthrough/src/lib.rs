@@ -13,6 +13,7 @@ mod handle;
 mod inode;
 mod locks;
 mod mount;
+mod mutex;
 mod ops;
 mod prune;
 mod removed;

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use fsrv::op::Opcode;
@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 
 use crate::{
     config::InodeFileHandles,
+    mutex::lock,
     sys::{handle::FileHandle, open, stat::Stat},
 };
 
@@ -86,7 +87,7 @@ impl Mounts {
         if let Some(near) = near.filter(|near| near.id == stat.mount) {
             return near.clone();
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if let Some(mount) = known.get(&stat.mount).and_then(Weak::upgrade) {
             return mount;
         }

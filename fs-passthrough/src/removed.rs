@@ -7,12 +7,14 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use fsrv::NodeId;
+
+use crate::mutex::lock;
 
 /// A bounded number of them: beyond it a removed directory is ESTALE.
 pub(crate) struct Removed {
@@ -62,6 +64,6 @@ impl Removed {
     }
 
     fn dirs(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<OwnedFd>>> {
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.dirs)
     }
 }

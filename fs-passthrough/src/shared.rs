@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use fsrv::{Attributes, Entry, Errno, Fh, NodeId, Result};
@@ -17,6 +17,7 @@ use crate::{
     inode::{Found, Inode, Inodes},
     locks::LockTable,
     mount::{self, Mount, Mounts},
+    mutex::lock,
     prune::Pruner,
     removed::Removed,
     sys::{open, stat::Stat},
@@ -320,7 +321,7 @@ impl Shared {
         // Known files do not take the last descriptors: they must be open to be of use.
         let limit = self.room / 16 * 15;
         if held >= limit / 8 * 7
-            && let Some(pruner) = &*self.pruner.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(pruner) = &*lock(&self.pruner)
         {
             pruner.wake();
         }

@@ -20,7 +20,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -34,9 +34,10 @@ use fsrv::{
 use self::{
     deadlock::WaitGraph,
     host::Opener,
-    node::{Budget, NodeLocks, Verdict, lock_node},
+    node::{Budget, NodeLocks, Verdict},
     ranges::Span,
 };
+use crate::mutex::lock;
 
 /// The most locks held at a time, a client could else fill our memory. Programs with record locks hold
 /// thousands.
@@ -244,7 +245,7 @@ impl LockTable {
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Mutex<NodeLocks>>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.nodes)
     }
 
     /// Does something with a file that may have no locks yet.
@@ -270,7 +271,7 @@ impl LockTable {
         node: Arc<Mutex<NodeLocks>>,
         work: impl FnOnce(&mut NodeLocks) -> T,
     ) -> T {
-        let mut locks = lock_node(&node);
+        let mut locks = lock(&node);
         let result = work(&mut locks);
         let is_empty = locks.is_empty();
         drop(locks);

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -22,6 +22,7 @@ use super::{
     host::{Answer, HostFile, Opener},
     ranges::{Mode, Ranges, Span},
 };
+use crate::mutex::lock;
 
 /// What became of a try.
 pub(super) enum Verdict {
@@ -101,10 +102,6 @@ pub(super) enum WaitState {
     Woken,
     /// Everything is over.
     Cancelled,
-}
-
-pub(super) fn lock_node(node: &Mutex<NodeLocks>) -> MutexGuard<'_, NodeLocks> {
-    node.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl NodeLocks {
@@ -304,11 +301,11 @@ impl NodeLocks {
             }
             let holders = self.holders(&waiter.request);
             let goes_on = if !holders.is_empty() {
-                style == Style::Posix && lock_graph(graph).wait(waiter.id, owner, holders)
+                style == Style::Posix && lock(graph).wait(waiter.id, owner, holders)
             } else {
                 let is_woken = |earlier: &Waiter| earlier.state == WaitState::Woken;
                 let excludes = |earlier: &Waiter| earlier.request.excludes(&waiter.request);
-                lock_graph(graph).end(waiter.id, owner);
+                lock(graph).end(waiter.id, owner);
                 !self.waiters[..index].iter().any(|earlier| is_woken(earlier) && excludes(earlier))
             };
             if goes_on {
@@ -317,10 +314,6 @@ impl NodeLocks {
             }
         }
     }
-}
-
-pub(super) fn lock_graph(graph: &Mutex<WaitGraph>) -> MutexGuard<'_, WaitGraph> {
-    graph.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PosixLocks {

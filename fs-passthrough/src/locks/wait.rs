@@ -8,8 +8,9 @@ use tokio::{select, sync::Notify, time::sleep};
 use super::{
     LockRequest, LockTable, Style, WaitId,
     host::Opener,
-    node::{Verdict, WaitState, Waiter, lock_graph},
+    node::{Verdict, WaitState, Waiter},
 };
+use crate::mutex::lock;
 
 /// Linux cannot tell when a process of the host unlocks without a thread that blocks for it, so we
 /// ask again: soon at first, because most locks are held for a moment.
@@ -81,7 +82,7 @@ impl<'t> Waiting<'t> {
             let result = node.grant(request, opener, &table.budget);
             if let Ok(Verdict::Held(holders)) = &result {
                 if request.style == Style::Posix
-                    && lock_graph(&table.graph).wait(id, request.owner, holders.clone())
+                    && lock(&table.graph).wait(id, request.owner, holders.clone())
                 {
                     return Err(Errno::EDEADLK);
                 }
@@ -89,7 +90,7 @@ impl<'t> Waiting<'t> {
                     waiter.state = WaitState::Blocked;
                 }
             } else {
-                lock_graph(&table.graph).end(id, request.owner);
+                lock(&table.graph).end(id, request.owner);
             }
             // Also after a refusal: those behind this one need not wait for it any longer.
             node.wake(request.style, request.span(), &table.graph);
@@ -104,7 +105,7 @@ impl Drop for Waiting<'_> {
         table.end_wait();
         table.with_node(request.nodeid, |node| {
             node.remove_waiter(id);
-            lock_graph(&table.graph).end(id, request.owner);
+            lock(&table.graph).end(id, request.owner);
             node.wake(request.style, request.span(), &table.graph);
         });
     }

@@ -1,9 +1,6 @@
 //! Directories.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError},
-};
+use std::{io, sync::Arc};
 
 use fsrv::{
     Attr, Context, Entry, Errno, Fh, NAME_MAX, NodeId, Opened, Result, abi,
@@ -15,6 +12,7 @@ use crate::{
     config::{CachePolicy, Config},
     filesystem::Passthrough,
     handle::Handle,
+    mutex::lock,
     shared::Shared,
     sys::{
         dirent::{self, Dirent},
@@ -162,7 +160,7 @@ fn read_entries(
     offset: u64,
     mut take: impl FnMut(&Dirent<'_>) -> io::Result<bool>,
 ) -> io::Result<Stopped> {
-    let mut position = handle.position.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut position = lock(&handle.position);
     let position = &mut *position;
     if position.offset != offset {
         // The host knows its offsets for good, also when the directory has changed.

@@ -22,7 +22,8 @@ use fsrv::{
 use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 
-use super::{LockRequest, LockTable, Style, node::lock_graph};
+use super::{LockRequest, LockTable, Style};
+use crate::mutex;
 use crate::sys::lock::ofd_getlk;
 
 const NODE: NodeId = NodeId(7);
@@ -86,7 +87,7 @@ impl Fixture {
     fn assert_clean(&self) {
         assert_eq!(self.table.count(), 0);
         assert!(self.table.map().is_empty());
-        assert_eq!(lock_graph(&self.table.graph).waiting().count(), 0);
+        assert_eq!(mutex::lock(&self.table.graph).waiting().count(), 0);
         assert!(!self.is_locked_on_host());
     }
 }
