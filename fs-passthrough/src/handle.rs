@@ -11,7 +11,7 @@ use std::{
 use fsrv::Fh;
 use fsrv_transport::io::File;
 
-use crate::{inode::Inode, mutex::lock, ops::dir::Position};
+use crate::{inode::Inode, mutex::lock, ops::dir::Position, removed::LONG_TO_FREE};
 
 /// An open file or directory.
 pub(crate) struct Handle {
@@ -25,13 +25,11 @@ impl Handle {
     /// Whether closing it may write to another machine, or free a large file.
     pub(crate) fn is_long_to_close(&self) -> bool {
         self.inode.mount.is_remote()
-            || rustix::fs::fstat(&self.file)
-                .is_ok_and(|stat| stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LARGE)
+            || rustix::fs::fstat(&self.file).is_ok_and(|stat| {
+                stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LONG_TO_FREE
+            })
     }
 }
-
-/// Freeing a file of so many blocks of 512 bytes takes longer than going to another thread.
-pub(crate) const LARGE: u64 = (16 << 20) / 512;
 
 const SHARDS: usize = 16;
 

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::{
     config::{Config, InodeFileHandles, Timeouts},
     dircache::DirCache,
-    handle::{Handle, Handles, LARGE},
+    handle::{Handle, Handles},
     inode::{Found, Inode, Inodes},
     locks::LockTable,
     mount::{self, Mount, Mounts},
@@ -59,7 +59,7 @@ pub(crate) struct Shared {
     /// The client may ask for files that it has forgotten.
     pub(crate) is_exported: AtomicBool,
     dirs: DirCache,
-    removed: Removed,
+    pub(crate) removed: Removed,
     /// How many descriptors the client may make us hold.
     room: u64,
     proc_fd: OwnedFd,
@@ -148,36 +148,6 @@ impl Shared {
         }
     }
 
-    /// Runs `remove`, which may remove `name` in `dir`, and holds for the client what then has no name:
-    /// it may be a working directory, or open by a descriptor that we do not know of (O_PATH, a FIFO).
-    pub(crate) fn removing<T>(
-        &self,
-        dir: &Inode,
-        name: &std::ffi::CStr,
-        remove: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        if !dir.mount.has_handles() {
-            return remove();
-        }
-        let known = self.find(dir, name).ok().and_then(|found| {
-            let attr = found.stat.attr;
-            let is_last = attr.file_type() == fsrv::Attr::DIRECTORY || attr.nlink == 1;
-            // The space of a large file is better free than the file known to a bare O_PATH.
-            let is_held = is_last && attr.blocks <= LARGE;
-            let nodeid = if is_held { self.inodes.unpinned(&found) } else { None };
-            nodeid.map(|nodeid| (nodeid, found.fd))
-        });
-        let result = remove()?;
-        if let Some((nodeid, fd)) = known {
-            self.removed.insert(nodeid, fd);
-            if self.inodes.get(nodeid).is_none() {
-                // It was forgotten meanwhile.
-                self.removed.remove(nodeid);
-            }
-        }
-        Ok(result)
-    }
-
     /// A descriptor of the directory `inode`.
     pub(crate) fn dir_fd<'i>(&self, inode: &'i Inode) -> io::Result<PathFd<'i>> {
         if inode.is_dir() {
@@ -218,15 +188,6 @@ impl Shared {
             None => open::find_cached(self.dirs.get(dir.nodeid)?, name),
         };
         Some(found?.and_then(|fd| self.identify(fd, &dir.mount)))
-    }
-
-    /// How many blocks the child `name` of `dir` has, where that can be told without waiting.
-    pub(crate) fn blocks_of(&self, dir: &Inode, name: &std::ffi::CStr) -> u64 {
-        if dir.mount.is_remote() {
-            return 0;
-        }
-        let blocks = self.dir_fd(dir).and_then(|fd| Stat::blocks_at(fd, name));
-        blocks.unwrap_or_default()
     }
 
     /// Looks at the file of `fd`, which is probably on the mount `near`.

@@ -1,16 +1,16 @@
 //! Names: more of them, other ones, and fewer.
 
-use std::os::fd::AsFd;
+use std::{io, os::fd::AsFd, sync::Arc};
 
 use fsrv::{
-    Context, Entry, Result,
+    Context, Entry, NameBuf, NodeId, Result,
     op::{Link, Rename, RmDir, Unlink},
 };
 use rustix::fs::{AtFlags, RenameFlags};
 
 use crate::{
     filesystem::Passthrough,
-    handle::LARGE,
+    inode::Inode,
     shared::Shared,
     sys::{
         creds::{Caller, with_credentials},
@@ -34,49 +34,78 @@ pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result
 }
 
 pub(crate) async fn unlink(fs: &Passthrough, cx: &Context, op: Unlink<'_>) -> Result<()> {
-    let shared = fs.shared();
-    let parent = shared.inode(op.parent)?;
-    let is_large = shared.blocks_of(&parent, op.name.as_c_str()) > LARGE;
-    let (name, dir) = (op.name.to_buf(), parent.clone());
-    let unlink = move |shared: &Shared| {
-        let (fd, name) = (shared.dir_fd(&dir)?, name.as_c_str());
-        let unlink = || Ok(rustix::fs::unlinkat(fd, name, AtFlags::empty())?);
-        shared.removing(&dir, name, unlink)
-    };
-    if is_large { fs.run_long(unlink).await } else { fs.run(cx, &parent, unlink).await }
+    remove(fs, cx, op.parent, op.name.to_buf(), AtFlags::empty()).await
 }
 
 pub(crate) async fn rmdir(fs: &Passthrough, cx: &Context, op: RmDir<'_>) -> Result<()> {
-    let parent = fs.shared().inode(op.parent)?;
-    let (name, dir) = (op.name.to_buf(), parent.clone());
-    fs.run(cx, &parent, move |shared| {
-        let (fd, name) = (shared.dir_fd(&dir)?, name.as_c_str());
-        let rmdir = || Ok(rustix::fs::unlinkat(fd, name, AtFlags::REMOVEDIR)?);
-        shared.removing(&dir, name, rmdir)
-    })
-    .await
+    remove(fs, cx, op.parent, op.name.to_buf(), AtFlags::REMOVEDIR).await
+}
+
+async fn remove(
+    fs: &Passthrough,
+    cx: &Context,
+    parent: NodeId,
+    name: NameBuf,
+    flags: AtFlags,
+) -> Result<()> {
+    let dir = fs.shared().inode(parent)?;
+    let place = Place { dir: dir.clone(), name: name.clone() };
+    let remove = move |shared: &Shared| {
+        Ok(rustix::fs::unlinkat(shared.dir_fd(&dir)?, name.as_c_str(), flags)?)
+    };
+    vacate(fs, cx, place, remove).await
 }
 
 pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Result<()> {
     let shared = fs.shared();
-    let parent = shared.inode(op.parent)?;
-    let new_parent = shared.inode(op.new_parent)?;
+    let (from, to) = (shared.inode(op.parent)?, shared.inode(op.new_parent)?);
     let (name, new_name) = (op.name.to_buf(), op.new_name.to_buf());
-    let (dir, flags) = (parent.clone(), RenameFlags::from_bits_retain(op.flags));
-    let caller = Caller::of(cx);
-    fs.run(cx, &parent, move |shared| {
-        let (from, to) = (shared.dir_fd(&dir)?, shared.dir_fd(&new_parent)?);
+    let flags = RenameFlags::from_bits_retain(op.flags);
+    let (parent, place) = (from.clone(), Place { dir: to.clone(), name: new_name.clone() });
+    let rename = move |shared: &Shared| {
+        let (from, to) = (shared.dir_fd(&from)?, shared.dir_fd(&to)?);
         let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
-        let rename = || Ok(rustix::fs::renameat_with(from, name, &to, new_name, flags)?);
-        if flags.contains(RenameFlags::WHITEOUT) {
-            // What stays behind is made by the caller.
-            with_credentials(caller, 0, |_| rename())
-        } else if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
-            rename()
-        } else {
-            // It may take the place of another file.
-            shared.removing(&new_parent, new_name, rename)
+        Ok(rustix::fs::renameat_with(from, name, to, new_name, flags)?)
+    };
+    if flags.contains(RenameFlags::WHITEOUT) {
+        // What stays behind is made by the caller.
+        let caller = Caller::of(cx);
+        let rename = move |shared: &Shared| with_credentials(caller, 0, |_| rename(shared));
+        return fs.run(cx, &parent, rename).await;
+    }
+    if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+        return fs.run(cx, &parent, rename).await;
+    }
+    vacate(fs, cx, place, rename).await
+}
+
+/// A name in a directory.
+struct Place {
+    dir: Arc<Inode>,
+    name: NameBuf,
+}
+
+/// Runs `change`, after which what had the name of `place`, if anything, no longer has it.
+async fn vacate(
+    fs: &Passthrough,
+    cx: &Context,
+    place: Place,
+    change: impl FnOnce(&Shared) -> io::Result<()> + Send + 'static,
+) -> Result<()> {
+    let dir = place.dir.clone();
+    let long = fs
+        .run(cx, &dir, move |shared| {
+            let leaving = shared.leaving(&place.dir, place.name.as_c_str());
+            if leaving.is_long_to_free() {
+                return Ok(Some((leaving, change)));
+            }
+            shared.remove(leaving, || change(shared)).map(|()| None)
+        })
+        .await?;
+    match long {
+        None => Ok(()),
+        Some((leaving, change)) => {
+            fs.run_long(move |shared| shared.remove(leaving, || change(shared))).await
         }
-    })
-    .await
+    }
 }
