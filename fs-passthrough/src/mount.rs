@@ -38,8 +38,14 @@ const LONG: [Opcode; 2] = [Opcode::SyncFs, Opcode::CopyFileRange];
 impl Mount {
     fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool) -> Self {
         let costs = std::array::from_fn(|code| {
-            let long = LONG.iter().any(|&opcode| opcode as usize == code);
-            Arc::new(if is_remote || long { Cost::waits() } else { Cost::quick() })
+            let is = |opcode: Opcode| opcode as usize == code;
+            Arc::new(if is_remote || LONG.into_iter().any(is) {
+                Cost::waits()
+            } else if is(Opcode::Write) {
+                Cost::quick_writes()
+            } else {
+                Cost::quick()
+            })
         });
         Self { id, by_handle, is_remote, costs }
     }

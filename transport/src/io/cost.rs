@@ -9,9 +9,13 @@ use std::{
 /// costs about as much.
 const BOUND: u32 = 100_000;
 
-/// The most that one sample counts: a single slow call moves the next dozen to the pool, not the
-/// next thousand.
-const CAP: u32 = 32 * BOUND;
+/// The same for a write: its data is copied either way, a megabyte of it in 200 to 300 us, and by another
+/// thread not faster.
+const WRITE_BOUND: u32 = 1_000_000;
+
+/// The most that one sample counts, in bounds: a single slow call moves the next dozen to the pool, not
+/// the next thousand.
+const CAP: u32 = 32;
 
 /// A mean that stays.
 const WAITS: u32 = u32::MAX;
@@ -21,23 +25,29 @@ const WAITS: u32 = u32::MAX;
 pub struct Cost {
     /// An exponential mean in nanoseconds, with a weight of 1/8 for the newest sample.
     mean: AtomicU32,
+    bound: u32,
 }
 
 impl Cost {
     /// An operation that is expected to be quick, as on a local filesystem.
     pub const fn quick() -> Self {
-        Self { mean: AtomicU32::new(0) }
+        Self { mean: AtomicU32::new(0), bound: BOUND }
+    }
+
+    /// Writes that are expected to be quick.
+    pub const fn quick_writes() -> Self {
+        Self { mean: AtomicU32::new(0), bound: WRITE_BOUND }
     }
 
     /// An operation that may wait for another machine or process at any time, however quick it was
     /// so far, as on a network or FUSE filesystem: never on the worker's own thread.
     pub const fn waits() -> Self {
-        Self { mean: AtomicU32::new(WAITS) }
+        Self { mean: AtomicU32::new(WAITS), bound: BOUND }
     }
 
     /// Whether the next one may run on the worker's own thread.
     pub fn is_quick(&self) -> bool {
-        self.mean.load(Ordering::Relaxed) <= BOUND
+        self.mean.load(Ordering::Relaxed) <= self.bound
     }
 
     /// Adds a sample.
@@ -46,7 +56,8 @@ impl Cost {
         if mean == WAITS {
             return;
         }
-        let sample = u32::try_from(took.as_nanos()).unwrap_or(CAP).min(CAP);
+        let cap = CAP * self.bound;
+        let sample = u32::try_from(took.as_nanos()).unwrap_or(cap).min(cap);
         let next = mean - mean.div_ceil(8) + sample / 8;
         // A sample lost to another worker's does no harm.
         self.mean.store(next, Ordering::Relaxed);
@@ -67,6 +78,17 @@ mod tests {
             cost.record(Duration::from_micros(3));
         }
         assert!(cost.is_quick());
+    }
+
+    #[test]
+    fn large_writes_are_quick_and_slow_ones_are_not() {
+        let cost = Cost::quick_writes();
+        for _ in 0..1000 {
+            cost.record(Duration::from_micros(300));
+        }
+        assert!(cost.is_quick());
+        cost.record(Duration::from_millis(50));
+        assert!(!cost.is_quick());
     }
 
     #[test]
