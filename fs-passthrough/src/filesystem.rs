@@ -50,13 +50,23 @@ impl Passthrough {
         Ok(done.map_err(Errno::from)??)
     }
 
-    /// As [`Passthrough::run`], for a call that is known to take long.
+    /// As [`Passthrough::run`], for a call that is known to wait long.
     pub(crate) async fn run_long<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.0.clone();
         let done = file_io::on_pool(move || call(&shared)).await;
+        Ok(done.map_err(Errno::from)??)
+    }
+
+    /// As [`Passthrough::run`], for a call that is known to keep a CPU busy for long.
+    pub(crate) async fn run_aside<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = self.0.clone();
+        let done = file_io::aside(move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
     }
 }

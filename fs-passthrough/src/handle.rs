@@ -22,12 +22,10 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Whether closing it may write to another machine, or free a large file.
-    pub(crate) fn is_long_to_close(&self) -> bool {
-        self.inode.mount.is_remote()
-            || rustix::fs::fstat(&self.file).is_ok_and(|stat| {
-                stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LONG_TO_FREE
-            })
+    /// Whether closing it frees a large file.
+    pub(crate) fn frees_much(&self) -> bool {
+        rustix::fs::fstat(&self.file)
+            .is_ok_and(|stat| stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LONG_TO_FREE)
     }
 }
 

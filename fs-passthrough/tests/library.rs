@@ -56,6 +56,36 @@ fn a_file_is_created_written_and_read_back() {
 }
 
 #[test]
+fn what_frees_much_frees_it_on_another_thread() {
+    serving(|client, dir| async move {
+        let counters = fsrv_transport::io::counters();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["unlinked", "replaced", "cut"] {
+            fs::write(path(name), vec![b'x'; 17 << 20]).unwrap();
+        }
+        fs::write(path("small"), "content").unwrap();
+        let cut = NodeId(client.lookup(NodeId::ROOT, "cut").await.unwrap().nodeid);
+
+        let before = counters.pool();
+        client.unlink(NodeId::ROOT, "unlinked").await.unwrap();
+        assert_eq!(counters.pool(), before + 1);
+        let newdir = fuse_rename_in { newdir: 1 };
+        let rename = ask(12, NodeId::ROOT).arg(&newdir).name("small").name("replaced");
+        client.request(rename).await.unwrap();
+        assert_eq!(counters.pool(), before + 2);
+        let size = fuse_setattr_in { valid: FATTR_SIZE, size: 1, ..Default::default() };
+        client.setattr(cut, size).await.unwrap();
+        assert_eq!(counters.pool(), before + 3);
+
+        assert!(!path("unlinked").exists());
+        assert_eq!(fs::read(path("replaced")).unwrap(), b"content");
+        assert_eq!(fs::read(path("cut")).unwrap(), b"x");
+        client.forget(cut, 1).await;
+        dir
+    });
+}
+
+#[test]
 fn a_forgotten_file_is_unknown_and_another_one_does_not_get_its_number() {
     serving(|client, dir| async move {
         let path = dir.path().join("file");

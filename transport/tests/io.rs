@@ -15,7 +15,9 @@ use std::{
 };
 
 use fsrv_transport::{
-    io::{Cost, Engine, File, SyncKind, WriteAt, counters, fallocate, fsync, preadv2, pwritev2},
+    io::{
+        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2, pwritev2,
+    },
     mem::{InBuf, OutBuf, Pool},
     worker::{Worker, probe_ring},
 };
@@ -86,6 +88,19 @@ fn on_both_engines(test: impl AsyncFn(Lab) + Copy + Send + 'static) {
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 7 % 251) as u8).collect()
+}
+
+#[test]
+fn what_runs_aside_lets_others_go_first_and_gives_its_result() {
+    on_both_engines(async |_| {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let own = nice();
+        let before = counters().pool();
+        assert!(aside(nice).await.unwrap() > own);
+        assert_eq!(counters().pool(), before + 1);
+        assert_eq!(nice(), own);
+        assert!(aside(|| panic!("on purpose")).await.is_err());
+    });
 }
 
 #[test]

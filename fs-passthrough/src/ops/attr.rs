@@ -17,6 +17,7 @@ use crate::{
     filesystem::Passthrough,
     handle::Handle,
     inode::Inode,
+    removed::LONG_TO_FREE,
     shared::{PathFd, Shared},
     sys::{creds::keeping_suid, meta, stat::Stat},
 };
@@ -93,14 +94,21 @@ pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Resu
     let target = Target::new(fs, op.nodeid, op.fh)?;
     let inode = target.inode.clone();
     let caller = cx.uid;
-    let stat = fs
-        .run(cx, &inode, move |shared| {
-            let fd = target.fd(shared)?;
-            change(shared, &target, fd.as_fd(), caller, &op)?;
-            Stat::of(fd)
-        })
-        .await?;
+    let is_long = frees_much(fs.shared(), &target, op.size);
+    let change = move |shared: &Shared| {
+        let fd = target.fd(shared)?;
+        change(shared, &target, fd.as_fd(), caller, &op)?;
+        Stat::of(fd)
+    };
+    let stat = if is_long { fs.run_aside(change).await } else { fs.run(cx, &inode, change).await }?;
     Ok(fs.shared().attributes(&inode, &stat))
+}
+
+/// Whether cutting the file to `size` takes long.
+fn frees_much(shared: &Shared, target: &Target, size: Option<u64>) -> bool {
+    let Some(size) = size.filter(|_| !target.inode.mount.is_remote()) else { return false };
+    let stat = target.fd(shared).and_then(Stat::of);
+    stat.is_ok_and(|stat| stat.attr.blocks.saturating_sub(size / 512) > LONG_TO_FREE)
 }
 
 fn change(

@@ -105,7 +105,7 @@ async fn vacate(
     match long {
         None => Ok(()),
         Some((leaving, change)) => {
-            fs.run_long(move |shared| shared.remove(leaving, || change(shared))).await
+            fs.run_aside(move |shared| shared.remove(leaving, || change(shared))).await
         }
     }
 }

@@ -88,14 +88,20 @@ pub(crate) async fn release(fs: &Passthrough, op: Release) -> Result<()> {
     }
     shared.locks.release_handle(op.nodeid, op.fh);
     shared.handles.remove(op.fh);
-    if handle.is_long_to_close() {
-        let close = move |_: &Shared| {
-            drop(handle);
-            Ok(())
-        };
-        return fs.run_long(close).await;
+    // What it writes to another machine takes its time.
+    let waits = handle.inode.mount.is_remote();
+    let frees_much = !waits && handle.frees_much();
+    let close = move |_: &Shared| {
+        drop(handle);
+        Ok(())
+    };
+    if waits {
+        fs.run_long(close).await
+    } else if frees_much {
+        fs.run_aside(close).await
+    } else {
+        Ok(close(shared)?)
     }
-    Ok(())
 }
 
 /// What was written is with the host's kernel already; the locks of a process end here.

@@ -20,7 +20,7 @@ pub use data::{WriteAt, preadv2, pwritev2};
 pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};
 pub use park::Parker;
-pub use pool::{on_pool, run};
+pub use pool::{aside, on_pool, run};
 pub use sys::owns_umask;
 
 pub(crate) use engine::enter;
