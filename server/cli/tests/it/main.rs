@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod direct_io;
+mod engine;
 mod fstab;
 mod lifecycle;
 mod mount;
