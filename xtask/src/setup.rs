@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::program;
 
+pub(crate) mod debian;
 pub(crate) mod guest;
 
 /// Install what the tests need and this machine lacks (Debian and its like; as root)

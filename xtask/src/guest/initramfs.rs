@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::{ENDED, STARTS};
 use crate::program;
-use crate::setup;
+use crate::setup::guest::{Kernel, busybox};
 
 /// Below `kernel` in the modules' directory, each after what it needs.
 const MODULES: [&str; 7] = [
@@ -42,11 +42,20 @@ for module in /modules/*; do
 done
 if mount -t virtiofs share /mnt; then
     echo 'STARTS'
+    if [ -e SYSTEM ]; then
+        for dir in proc sys dev; do
+            mount -o move /$dir /mnt/$dir
+        done
+        exec switch_root /mnt /sbin/init
+    fi
     sh /script
     echo \"ENDED$?\"
 fi
 poweroff -f
 ";
+
+/// A file which says that the share has a system of its own.
+pub(super) const SYSTEM: &str = "/system-in-share";
 
 /// What is in it beside busybox and the modules.
 #[derive(Default)]
@@ -75,20 +84,20 @@ impl Initramfs {
     }
 
     /// Writes it to `archive`.
-    pub(super) fn write(&self, archive: &Path, script: &str) -> Result<()> {
+    pub(super) fn write(&self, archive: &Path, kernel: Kernel, script: &str) -> Result<()> {
         let root = tempfile::tempdir()?;
-        self.fill(root.path(), script)?;
+        self.fill(root.path(), kernel, script)?;
         let pack = "cd \"$0\" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0 >\"$1\"";
         program::check(Command::new("sh").args(["-c", pack]).arg(root.path()).arg(archive), LIMIT)?;
         Ok(())
     }
 
-    fn fill(&self, root: &Path, script: &str) -> Result<()> {
+    fn fill(&self, root: &Path, kernel: Kernel, script: &str) -> Result<()> {
         for dir in ["bin", "modules", "programs"] {
             fs::create_dir(root.join(dir))?;
         }
-        fs::copy(setup::guest::busybox()?, root.join("bin/busybox"))?;
-        copy_modules(&setup::guest::kernel()?, &root.join("modules"))?;
+        fs::copy(busybox()?, root.join("bin/busybox"))?;
+        copy_modules(&kernel.directory()?, &root.join("modules"))?;
         for program in &self.programs {
             let name = program.file_name().context("a program without a name")?;
             strip(program, &root.join("programs").join(name))?;
@@ -99,15 +108,15 @@ impl Initramfs {
         for (path, text) in &self.files {
             write_executable(&place(root, path)?, text)?;
         }
-        let init = INIT.replace("STARTS", STARTS).replace("ENDED", ENDED);
+        let init = INIT.replace("STARTS", STARTS).replace("ENDED", ENDED).replace("SYSTEM", SYSTEM);
         write_executable(&root.join("init"), &init)?;
         write_executable(&root.join("script"), script)
     }
 }
 
 /// The kernel's image.
-pub(super) fn image(kernel: &Path) -> Result<PathBuf> {
-    entry(&kernel.join("boot"), "vmlinuz-")
+pub(super) fn image(kernel: Kernel) -> Result<PathBuf> {
+    entry(&kernel.directory()?.join("boot"), "vmlinuz-")
 }
 
 /// Numbers the modules, so that a shell lists them in their order.
@@ -115,9 +124,22 @@ fn copy_modules(kernel: &Path, to: &Path) -> Result<()> {
     let version = entry(&kernel.join("lib/modules"), "")?;
     for (number, module) in MODULES.iter().enumerate() {
         let file = version.join("kernel").join(module).with_extension("ko");
-        let copied = fs::copy(&file, to.join(format!("{number}.ko")));
-        copied.with_context(|| format!("the kernel has no {}", file.display()))?;
+        let copy = to.join(format!("{number}.ko"));
+        if file.exists() {
+            fs::copy(&file, copy)?;
+        } else {
+            uncompress(&file.with_extension("ko.xz"), &copy)?;
+        }
     }
+    Ok(())
+}
+
+/// The shell of the guest has no need of xz then.
+fn uncompress(file: &Path, to: &Path) -> Result<()> {
+    let script = "\"$0\" xzcat \"$1\" >\"$2\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(busybox()?).arg(file).arg(to);
+    program::check(&mut command, LIMIT).context("a module is missing")?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::tally::Tally;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// read(2), write(2) and what changes a file's extent.
-const BUFFERED: &str = "
+pub(super) const BUFFERED: &str = "
 [opsize]
 max = 131072
 [weights]

@@ -10,7 +10,7 @@ use crate::guest::{Guest, Server};
 use crate::lab::Lab;
 
 /// What each of two processes adds in each of two guests.
-const INCREMENTS: u32 = 500;
+const INCREMENTS: u32 = 2000;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
