@@ -70,7 +70,8 @@ impl<D: Device + ?Sized> Session<D> {
     fn try_get_base(&mut self, index: u32) -> std::result::Result<u16, Refusal> {
         self.stop(index)?;
         let ring = self.ring(index)?;
-        (ring.kick, ring.call) = (None, None);
+        ring.kick = None;
+        ring.call.set(None);
         Ok(ring.next)
     }
 
@@ -86,12 +87,14 @@ impl<D: Device + ?Sized> Session<D> {
     fn try_set_call(&mut self, index: u32, file: Option<File>) -> std::result::Result<(), Refusal> {
         let ring = self.ring(index)?;
         let call = file.map(|file| event(ring.index, file, Event::Call)).transpose()?;
-        ring.set_call(call)
+        ring.set_call(call);
+        Ok(())
     }
 
     fn try_set_err(&mut self, index: u32, file: Option<File>) -> std::result::Result<(), Refusal> {
         let ring = self.ring(index)?;
-        ring.error = file.map(|file| event(ring.index, file, Event::Error)).transpose()?;
+        let error = file.map(|file| event(ring.index, file, Event::Error)).transpose()?;
+        ring.error.set(error);
         Ok(())
     }
 

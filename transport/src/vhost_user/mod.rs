@@ -15,6 +15,7 @@ mod peer;
 mod requests;
 mod rings;
 mod session;
+mod signal;
 mod wait;
 
 #[cfg(test)]

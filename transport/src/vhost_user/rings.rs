@@ -1,18 +1,14 @@
 //! One ring, as the front-end has described it so far.
 
-use std::{
-    fs::File,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{fs::File, os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
     fs::{FileType, fstat},
     io::{FdFlags, fcntl_setfd},
 };
 
-use super::{Device, error::Refusal, log::Log, memory::Memory};
-use crate::virtqueue::{Call, QueueConfig, QueueControl, Setup};
+use super::{Device, error::Refusal, log::Log, memory::Memory, signal::Signal};
+use crate::virtqueue::{QueueConfig, QueueControl, Setup};
 
 /// A ring: stopped, unless it is `running`.
 pub(super) struct Ring {
@@ -22,8 +18,10 @@ pub(super) struct Ring {
     /// The index of the next message, while it is stopped.
     pub(super) next: u16,
     pub(super) kick: Option<OwnedFd>,
-    pub(super) call: Option<OwnedFd>,
-    pub(super) error: Option<OwnedFd>,
+    /// Tells the guest of answers.
+    pub(super) call: Arc<Signal>,
+    /// Tells the front-end that the ring cannot be served.
+    pub(super) error: Arc<Signal>,
     pub(super) is_enabled: bool,
     pub(super) running: Option<Running>,
 }
@@ -60,8 +58,8 @@ impl Ring {
             address: None,
             next: 0,
             kick: None,
-            call: None,
-            error: None,
+            call: Arc::default(),
+            error: Arc::default(),
             is_enabled: false,
             running: None,
         }
@@ -106,27 +104,39 @@ impl Ring {
             config: self.config(memory, event_idx)?,
             map: memory.map(log),
             kick: kick.try_clone()?,
-            call: None,
-            error: self.error.as_ref().map(copy).transpose()?,
+            call: Some(self.call.call()),
+            error: Some(self.error.call()),
             protocol: device.protocol(),
             poll: device.poll(),
         };
         let ring = |cause| Refusal::Ring { index: self.index, cause };
         let (prepared, control) = setup.prepare().map_err(ring)?;
         // The guest is told once, by the worker: what was answered before may have been told to nobody.
-        control.set_call(self.call.as_ref().map(copy).transpose()?);
+        self.call.renew();
+        self.call.ask(&control);
         device.serve(self.index, prepared);
         self.running = Some(Running { control, event_idx });
         Ok(())
     }
 
     /// Changes how the guest is told of answers.
-    pub(super) fn set_call(&mut self, call: Option<OwnedFd>) -> Result<(), Refusal> {
-        self.call = call;
+    pub(super) fn set_call(&self, call: Option<OwnedFd>) {
+        self.call.set(call);
         if let Some(running) = &self.running {
-            running.control.set_call(self.call.as_ref().map(copy).transpose()?);
+            self.call.ask(&running.control);
         }
-        Ok(())
+    }
+
+    /// Lets its worker go on where the front-end makes it wait.
+    pub(super) fn unblock(&self) {
+        self.call.unblock();
+        self.error.unblock();
+    }
+
+    /// Tells nobody anything any more.
+    pub(super) fn fall_silent(&self) {
+        self.call.set(None);
+        self.error.set(None);
     }
 }
 
@@ -145,8 +155,4 @@ pub(super) fn event(index: u16, file: File, event: Event) -> Result<OwnedFd, Ref
     }
     fcntl_setfd(&file, FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     Ok(file.into())
-}
-
-fn copy(event: &OwnedFd) -> std::io::Result<Call> {
-    event.as_fd().try_clone_to_owned().map(Call::Event)
 }

@@ -14,7 +14,7 @@ use super::{
     log::Log,
     memory::{Memory, Ranges},
     rings::{Address, Ring},
-    wait::{TICK, is_connected, unblock, wait},
+    wait::{TICK, is_connected, wait},
 };
 
 /// VIRTIO_F_VERSION_1.
@@ -216,6 +216,9 @@ impl<D: Device + ?Sized> Session<D> {
                 is_done = false;
             }
         }
+        // Nobody would let a worker go on that waits for this front-end.
+        self.rings.iter().for_each(Ring::fall_silent);
+        self.rings.iter().for_each(Ring::unblock);
         is_done
     }
 
@@ -249,7 +252,7 @@ impl<D: Device + ?Sized> Session<D> {
                 self.report(what, elapsed);
             }
             if elapsed >= REPORT_AFTER || self.give_up.is_some() {
-                self.rings.iter().filter_map(|ring| ring.call.as_ref()).for_each(unblock);
+                self.rings.iter().for_each(Ring::unblock);
             }
         }
     }

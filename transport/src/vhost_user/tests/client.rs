@@ -69,9 +69,12 @@ pub(super) struct Queue {
 impl Client {
     /// A front-end that has said nothing yet.
     pub(super) fn connect() -> Self {
+        Self::connect_to(Echo::new())
+    }
+
+    pub(super) fn connect_to(device: Arc<Echo>) -> Self {
         let (socket, other) = UnixStream::pair().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let device = Echo::new();
         let served = device.clone();
         let session = thread::spawn(move || serve_front_end(other, served));
         let queues = (0..2).map(|_| Queue { kick: event(), call: event(), avail: 0 }).collect();
@@ -85,11 +88,15 @@ impl Client {
 
     pub(super) fn ready_with(features: u64) -> Self {
         let mut client = Self::connect();
-        client.ask(Code::GET_FEATURES);
-        client.send(Code::SET_PROTOCOL_FEATURES, &words(&[PROTOCOL]));
-        client.ack(Code::SET_FEATURES, &words(&[features]));
-        assert_eq!(client.set_memory(&[LOW, HIGH]), 0);
+        client.negotiate(features);
         client
+    }
+
+    pub(super) fn negotiate(&mut self, features: u64) {
+        self.ask(Code::GET_FEATURES);
+        self.send(Code::SET_PROTOCOL_FEATURES, &words(&[PROTOCOL]));
+        self.ack(Code::SET_FEATURES, &words(&[features]));
+        assert_eq!(self.set_memory(&[LOW, HIGH]), 0);
     }
 
     /// A front-end whose first queue runs.

@@ -158,16 +158,52 @@ fn changing_a_running_ring_ends_the_session() {
     }
 }
 
-#[test]
-fn a_call_descriptor_that_is_full_does_not_keep_a_ring_from_stopping() {
-    let mut client = Client::running();
+/// Gives a call descriptor in which every write waits.
+fn give_full_call(client: &mut Client) {
     let full = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     let body = words(&[0]);
     assert_eq!(client.ack_fds(Code::SET_VRING_CALL, &body, &[full.as_fd()]), 0);
+}
+
+#[test]
+fn a_call_descriptor_that_is_full_does_not_keep_a_ring_from_stopping() {
+    let mut client = Client::running();
+    give_full_call(&mut client);
     client.put(0, 0, LOW, b"its answer blocks");
     assert_eq!(client.get_base(0), u32::from(client.used(0)));
     let (ended, device) = client.leave();
     assert!(!ended.is_abandoned);
     assert_eq!(device.resets.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn nor_does_one_that_was_replaced_meanwhile_nor_many() {
+    let mut client = Client::running();
+    for _ in 0..20 {
+        give_full_call(&mut client);
+    }
+    client.give_call(0);
+    client.put(0, 0, LOW, b"its answer blocks");
+    assert_eq!(client.get_base(0), u32::from(client.used(0)));
+    let (ended, _) = client.leave();
+    assert!(!ended.is_abandoned);
+}
+
+#[test]
+fn a_worker_does_not_wait_for_a_front_end_that_was_given_up() {
+    let mut client = Client::running();
+    client.put(0, 0, LOW, b"held");
+    client.device.wait_for_in_flight(1);
+    give_full_call(&mut client);
+    let (ended, device) = client.leave();
+    assert!(ended.is_abandoned);
+    device.release.send(true).unwrap();
+    device.wait_for_in_flight(0);
+    // The worker serves another queue.
+    let mut other = Client::connect_to(device.clone());
+    other.negotiate(FEATURES);
+    other.start(0);
+    other.put(0, 0, LOW, b"next one");
+    other.wait_for_used(0, 1);
 }
