@@ -1,12 +1,13 @@
 //! A virtio-fs client over vhost-user, without a virtual machine: its own guest memory, its own rings, its own FUSE messages.
 //!
-//! It shares no code with the servers that it tests. It behaves, as [`Mount`] and [`Client`], or misbehaves: [`Socket`] sends any
+//! It shares no code with the servers that it tests. It behaves, as [`Mount`] and [`Client`], or misbehaves: [`hostile`] has wrong messages and chains, [`Socket`] sends any
 //! bytes, [`Ring`](queue::Ring) writes any entries, [`Region`] gives its memfd away.
 
 pub mod abi;
 mod client;
 mod error;
 mod frontend;
+pub mod hostile;
 mod log;
 mod memory;
 mod mount;

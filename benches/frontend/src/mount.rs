@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::frontend::{Frontend, Wanted};
 use crate::memory::{Arena, Region};
 use crate::queue::{Form, Queue, QueueOptions};
+use crate::socket::Socket;
 use crate::vhost_user::{feature, protocol_feature};
 
 /// Where guest memory begins: not at zero, so that a forgotten translation shows.
@@ -73,7 +74,12 @@ pub struct Mount {
 impl Mount {
     /// Connects, starts the queues and mounts.
     pub fn connect(path: &Path, options: &MountOptions) -> Result<Self> {
-        let mut mount = Self::connect_only(path, options)?;
+        Self::on_socket(Socket::connect(path)?, options)
+    }
+
+    /// Starts the queues and mounts on a connection to which nothing was said.
+    pub fn on_socket(socket: Socket, options: &MountOptions) -> Result<Self> {
+        let mut mount = Self::on(Frontend::negotiate(socket, options.wanted)?, options)?;
         let (flags, minor) = options.init;
         mount.init = mount.clients[0].init(flags, minor)?;
         Ok(mount)

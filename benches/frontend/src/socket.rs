@@ -1,11 +1,14 @@
 //! Bytes and descriptors over the socket: whole messages, or anything a test wants to send.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::cell::Cell;
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -28,6 +31,8 @@ pub struct Socket {
     stream: UnixStream,
     /// REPLY_ACK was negotiated: every message is answered.
     pub(crate) acknowledged: bool,
+    /// Bytes that are still sent before the connection ends.
+    life: Cell<Option<usize>>,
 }
 
 /// A message as it came.
@@ -48,13 +53,29 @@ impl Socket {
         Self::new(stream)
     }
 
+    /// Connects as soon as somebody listens; a server that was just started may not yet.
+    pub fn connect_within(path: &Path, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let error = match UnixStream::connect(path) {
+                Ok(stream) => return Self::new(stream),
+                Err(error) => error,
+            };
+            let early = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+            if !early || Instant::now() >= deadline {
+                return Err(Error::std("cannot connect")(error));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Uses a connected stream.
     pub fn new(stream: UnixStream) -> Result<Self> {
         stream
             .set_read_timeout(Some(ANSWER_LIMIT))
             .and_then(|()| stream.set_write_timeout(Some(ANSWER_LIMIT)))
             .map_err(Error::std("cannot limit waiting"))?;
-        Ok(Socket { stream, acknowledged: false })
+        Ok(Socket { stream, acknowledged: false, life: Cell::new(None) })
     }
 
     /// How long [`receive`](Self::receive) waits.
@@ -67,8 +88,28 @@ impl Socket {
         &self.stream
     }
 
+    /// Lets the connection end after so many more bytes, wherever in a message that is.
+    pub fn die_after(&self, bytes: usize) {
+        self.life.set(Some(bytes));
+    }
+
     /// Sends any bytes with any descriptors.
     pub fn send_raw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let Some(life) = self.life.get() else { return self.send_all(bytes, fds) };
+        if life > bytes.len() {
+            self.life.set(Some(life - bytes.len()));
+            return self.send_all(bytes, fds);
+        }
+        if life > 0 {
+            self.send_all(&bytes[..life], fds)?;
+        }
+        self.life.set(Some(0));
+        // It may have ended already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        Err(Error::Gone)
+    }
+
+    fn send_all(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {

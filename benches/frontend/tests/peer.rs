@@ -1,12 +1,15 @@
 //! The client against virtiofsd, which must be in the path.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fsrv_frontend::abi::{Attr, ROOT, SetattrIn, setattr};
 use fsrv_frontend::tree::{self, Shape};
-use fsrv_frontend::{Caller, Cut, Entries, Form, Framing, Mount, MountOptions};
+use fsrv_frontend::{
+    Caller, Cut, Entries, Form, Framing, Frontend, Mount, MountOptions, Socket, Wanted, hostile,
+};
 use tempfile::TempDir;
 
 struct Server {
@@ -27,17 +30,12 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("virtiofsd is installed");
-        let server = Server { child, place };
-        let start = Instant::now();
-        while !server.socket().exists() {
-            assert!(start.elapsed() < Duration::from_secs(10), "virtiofsd does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
+        Server { child, place }
     }
 
-    fn socket(&self) -> PathBuf {
-        self.place.path().join("socket")
+    /// A connection to which nothing was said. There can be one.
+    fn connect(&self) -> Socket {
+        Socket::connect_within(&self.place.path().join("socket"), Duration::from_secs(10)).unwrap()
     }
 
     fn shared(&self, name: &str) -> PathBuf {
@@ -52,8 +50,8 @@ impl Drop for Server {
     }
 }
 
-fn mount(socket: &Path, options: &MountOptions) -> Mount {
-    let mut mount = Mount::connect(socket, options).unwrap();
+fn mount(socket: Socket, options: &MountOptions) -> Mount {
+    let mut mount = Mount::on_socket(socket, options).unwrap();
     assert_eq!(mount.init.major, 7);
     let caller = Caller {
         uid: rustix::process::geteuid().as_raw(),
@@ -68,7 +66,7 @@ fn mount(socket: &Path, options: &MountOptions) -> Mount {
 #[ignore = "needs virtiofsd"]
 fn every_operation_does_on_the_host_what_it_says() {
     let server = Server::start();
-    let mut mount = mount(&server.socket(), &MountOptions::default());
+    let mut mount = mount(server.connect(), &MountOptions::default());
     let client = mount.client();
 
     let (file, open) = client.create(ROOT, b"file", libc_rdwr(), 0o640).unwrap();
@@ -118,7 +116,7 @@ fn data_is_the_same_in_every_framing() {
     let server = Server::start();
     let content: Vec<u8> = (0..9999u32).map(|at| (at % 251) as u8).collect();
     let options = MountOptions { table_len: 600, ring_size: 1024, depth: 4, ..Default::default() };
-    let mut mount = mount(&server.socket(), &options);
+    let mut mount = mount(server.connect(), &options);
     let client = mount.client();
     let (file, open) = client.create(ROOT, b"file", libc_rdwr(), 0o600).unwrap();
     for form in [Form::Chained, Form::Indirect] {
@@ -141,7 +139,7 @@ fn data_is_the_same_in_every_framing() {
 #[ignore = "needs virtiofsd"]
 fn a_stopped_ring_goes_on_where_it_was() {
     let server = Server::start();
-    let mut mount = mount(&server.socket(), &MountOptions::default());
+    let mut mount = mount(server.connect(), &MountOptions::default());
     for _ in 0..3 {
         for _ in 0..100 {
             mount.client().getattr(ROOT, None).unwrap();
@@ -163,7 +161,7 @@ fn a_tree_is_verified_and_one_wrong_byte_found() {
     let shape = Shape::new(2000, 32 << 20);
     shape.make(&server.shared("")).unwrap();
     let options = MountOptions::default();
-    let mut mount = mount(&server.socket(), &options);
+    let mut mount = mount(server.connect(), &options);
     assert_eq!(tree::verify(&mut mount.clients, &shape).unwrap().files, 2000);
 
     let victim = server.shared("d0/s3/f900");
@@ -174,6 +172,48 @@ fn a_tree_is_verified_and_one_wrong_byte_found() {
     std::fs::File::open(&victim).unwrap().set_modified(modified).unwrap();
     let error = tree::verify(&mut mount.clients, &shape).unwrap_err().to_string();
     assert!(error.contains("file 900 differs at byte 17"), "{error}");
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn every_bad_chain_can_be_put_before_a_device() {
+    for chain in hostile::bad_chains() {
+        let server = Server::start();
+        let mut mount = mount(server.connect(), &MountOptions::default());
+        let client = mount.client();
+        chain.put(client).unwrap();
+        let outcome = client.queue().wait(Duration::from_millis(200));
+        println!("{}: {outcome:?}", chain.name);
+    }
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn every_bad_message_can_be_sent() {
+    let fd = std::fs::File::open("/dev/null").unwrap();
+    for message in hostile::bad_messages() {
+        let server = Server::start();
+        let socket = server.connect();
+        socket.set_limit(Duration::from_millis(20)).unwrap();
+        let fds = vec![fd.as_fd(); message.fds];
+        let sent = socket.send_raw(&message.bytes, &fds);
+        println!("{}: {sent:?} {:?}", message.name, socket.receive());
+    }
+}
+
+#[test]
+#[ignore = "needs virtiofsd"]
+fn a_connection_can_die_at_any_byte_of_its_set_up() {
+    let mut mounts = 0;
+    for bytes in (0..1200).step_by(97) {
+        let server = Server::start();
+        let socket = server.connect();
+        socket.die_after(bytes);
+        let mounted = Frontend::negotiate(socket, Wanted::default())
+            .and_then(|frontend| Mount::on(frontend, &MountOptions::default()));
+        mounts += u32::from(mounted.is_ok());
+    }
+    assert!((1..10).contains(&mounts), "{mounts} of 13 mounts were complete before their end");
 }
 
 fn libc_rdwr() -> u32 {

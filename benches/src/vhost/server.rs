@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use fsrv_frontend::{Caller, Mount, MountOptions};
+use anyhow::{Context, Result, ensure};
+use fsrv_frontend::{Caller, Mount, MountOptions, Socket};
 use rustix::process::{Signal, getegid, geteuid, pidfd_send_signal};
 
 use crate::backing::Scratch;
@@ -91,17 +91,16 @@ impl Server {
     }
 }
 
-fn connect(socket: &PathBuf, pid: u32, options: &MountOptions) -> Result<Mount> {
+fn connect(socket: &Path, pid: u32, options: &MountOptions) -> Result<Mount> {
     let start = Instant::now();
-    // A socket file may be there before anyone listens.
-    while !socket.exists() || std::fs::metadata(socket).is_err() {
-        ensure!(!has_ended(pid), "it ended");
-        if start.elapsed() > START_LIMIT {
-            bail!("no socket after {} s", START_LIMIT.as_secs());
+    let socket = loop {
+        match Socket::connect_within(socket, Duration::from_millis(100)) {
+            Ok(socket) => break socket,
+            Err(error) if start.elapsed() > START_LIMIT => return Err(error.into()),
+            Err(_) => ensure!(!has_ended(pid), "it ended"),
         }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let mut mount = Mount::connect(socket, options)?;
+    };
+    let mut mount = Mount::on_socket(socket, options)?;
     let caller =
         Caller { uid: geteuid().as_raw(), gid: getegid().as_raw(), pid: std::process::id() };
     mount.clients.iter_mut().for_each(|client| client.set_caller(caller));

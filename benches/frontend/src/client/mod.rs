@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::abi::{InHeader, Opcode, OutHeader};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Region, Segment};
-use crate::queue::{Form, Queue, QueueOptions};
+use crate::queue::{Form, Queue, QueueOptions, Ring};
 pub use dir::{Entries, Entry};
 pub use framing::{Cut, Framing};
 use framing::{Direction, FRONT, Place, REPLY};
@@ -170,6 +170,17 @@ impl Client {
     /// The queue, for what no client should do.
     pub fn queue(&mut self) -> &mut Queue {
         &mut self.queue
+    }
+
+    /// The ring of its queue, for what no client should do.
+    pub fn ring(&self) -> &Ring {
+        self.queue.ring()
+    }
+
+    /// Where a request and a reply may be put by hand while nothing is in flight: 8 KiB, and all that follows.
+    pub fn scratch(&self) -> (u64, u64) {
+        let start = self.slots[0].start;
+        (start, start + (8 << 10))
     }
 
     /// The region in which its messages lie.
