@@ -37,8 +37,8 @@ mkdir -p /dev/shm
 mount -t tmpfs tmp /dev/shm
 mount -t tmpfs tmp /tmp
 chmod 1777 /tmp /dev/shm
-for module in /modules/*; do
-    insmod $module || echo \"cannot load $module\"
+for module in $(ls /modules); do
+    insmod /modules/$module || echo \"cannot load $module\"
 done
 if mount -t virtiofs share /mnt; then
     echo 'STARTS'
@@ -119,27 +119,18 @@ pub(super) fn image(kernel: Kernel) -> Result<PathBuf> {
     entry(&kernel.directory()?.join("boot"), "vmlinuz-")
 }
 
-/// Numbers the modules, so that a shell lists them in their order.
+/// Numbers the modules, so that a shell lists them in their order. What is built into the kernel needs no module.
 fn copy_modules(kernel: &Path, to: &Path) -> Result<()> {
     let version = entry(&kernel.join("lib/modules"), "")?;
+    let builtin = fs::read_to_string(version.join("modules.builtin"))?;
     for (number, module) in MODULES.iter().enumerate() {
-        let file = version.join("kernel").join(module).with_extension("ko");
-        let copy = to.join(format!("{number}.ko"));
-        if file.exists() {
-            fs::copy(&file, copy)?;
-        } else {
-            uncompress(&file.with_extension("ko.xz"), &copy)?;
+        let file = format!("kernel/{module}.ko");
+        if builtin.lines().any(|line| line == file) {
+            continue;
         }
+        let copied = fs::copy(version.join(&file), to.join(format!("{number}.ko")));
+        copied.with_context(|| format!("the kernel has no {file}"))?;
     }
-    Ok(())
-}
-
-/// The shell of the guest has no need of xz then.
-fn uncompress(file: &Path, to: &Path) -> Result<()> {
-    let script = "\"$0\" xzcat \"$1\" >\"$2\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).arg(busybox()?).arg(file).arg(to);
-    program::check(&mut command, LIMIT).context("a module is missing")?;
     Ok(())
 }
 
