@@ -169,7 +169,11 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    fn new(stream: UnixStream) -> io::Result<Self> {
+    /// Asks the kernel who is at the other end of `stream`.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
         Ok(Self { peer: Peer::of(&stream)?, stream })
     }
 

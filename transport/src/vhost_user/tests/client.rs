@@ -21,7 +21,7 @@ use rustix::{
 use vhost::vhost_user::message::FrontendReq as Code;
 
 use super::{
-    super::{Ended, serve_front_end},
+    super::{Closer, Ended, FrontEnd, serve_front_end},
     device::{Echo, HEADER},
 };
 
@@ -56,6 +56,8 @@ pub(super) struct Client {
     pub(super) device: Arc<Echo>,
     pub(super) memory: File,
     pub(super) queues: Vec<Queue>,
+    /// The other end's, to hang up.
+    pub(super) closer: Closer,
     session: JoinHandle<Ended>,
 }
 
@@ -76,9 +78,11 @@ impl Client {
         let (socket, other) = UnixStream::pair().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let served = device.clone();
-        let session = thread::spawn(move || serve_front_end(other, served));
+        let front_end = FrontEnd::new(other).unwrap();
+        let closer = front_end.closer().unwrap();
+        let session = thread::spawn(move || serve_front_end(front_end.stream, served));
         let queues = (0..2).map(|_| Queue { kick: event(), call: event(), avail: 0 }).collect();
-        Self { socket, device, memory: memfd(2 * LEN), queues, session }
+        Self { socket, device, memory: memfd(2 * LEN), queues, closer, session }
     }
 
     /// A front-end that has negotiated and given its memory.

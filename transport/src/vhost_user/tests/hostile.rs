@@ -219,3 +219,42 @@ fn leaving_while_a_message_never_ends_gives_it_up_and_keeps_its_memory() {
         byte[0] == 0xee
     });
 }
+
+#[test]
+fn hanging_up_ends_a_session_whatever_it_waits_for() {
+    type Wait = fn(&mut Client);
+    let waits: [Wait; 4] = [
+        |_| {},
+        |client| client.raw(&[1, 0, 0], &[]),
+        |client| client.raw(&[2u32, VERSION, 8].map(u32::to_ne_bytes).concat(), &[]),
+        |client| {
+            client.put(0, 0, HIGH, b"held");
+            client.device.wait_for_in_flight(1);
+            client.send(Code::GET_VRING_BASE, &state(0, 0));
+        },
+    ];
+    for wait in waits {
+        let mut client = Client::running();
+        wait(&mut client);
+        std::thread::sleep(Duration::from_millis(20));
+        client.closer.close();
+        assert!(client.is_hung_up());
+        client.device.release.send(true).unwrap();
+        assert!(!client.leave().0.is_abandoned);
+    }
+}
+
+#[test]
+fn memory_that_is_truncated_stops_its_queue_and_nothing_else() {
+    crate::mem::survive_truncation().unwrap();
+    let mut client = Client::running();
+    let error = super::client::event();
+    assert_eq!(client.ack_fds(Code::SET_VRING_ERR, &words(&[0]), &[error.as_fd()]), 0);
+    client.offer(0, 0, HIGH, b"gone");
+    client.memory.set_len(HIGH[3]).unwrap();
+    client.kick(0);
+    super::client::eventually(|| rustix::io::read(&error, &mut [0; 8]) == Ok(8));
+    client.put(0, 2, LOW, b"not taken any more");
+    assert_eq!(client.get_base(0), 1);
+    assert!(!client.leave().0.is_abandoned);
+}
