@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "only root can mount a tmpfs and set halt polling: run this as root"
     );
     undo::on_signals()?;
-    let plans = select(&options.rows)?;
+    select(&options.rows)?;
     let with_native = options.peers.iter().any(|name| name == NATIVE);
     if with_native {
         setup::fio()?;
@@ -127,7 +127,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(path) = &options.out {
         fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    drop(plans);
     ensure!(!failed, "rows failed: they are listed below the tables");
     Ok(())
 }

@@ -168,7 +168,7 @@ impl Load for Readdirplus {
                 *lane = Listing::Read { fh: client.reply::<OpenOut>(done)?.fh, offset: 0 };
             }
             Listing::Read { fh, .. } if done.len == 0 => *lane = Listing::Release { fh },
-            Listing::Read { fh, ref mut offset } => {
+            Listing::Read { ref mut offset, .. } => {
                 let bytes = &mut self.buffer[..done.len as usize];
                 client.read_reply(done, 0, bytes);
                 let mut entries = 0;
@@ -176,7 +176,6 @@ impl Load for Readdirplus {
                     *offset = entry?.dirent.off;
                     entries += 1;
                 }
-                let _ = fh;
                 return Ok(entries);
             }
             Listing::Release { .. } => *lane = Listing::Open,
