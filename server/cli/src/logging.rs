@@ -1,10 +1,30 @@
 //! Log lines, on standard error.
 
-use std::io::IsTerminal;
+use std::{
+    collections::HashMap,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use tracing_subscriber::{filter::LevelFilter, fmt, prelude::*};
+use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
+use tracing_subscriber::{
+    filter::{FilterExt, LevelFilter},
+    fmt,
+    layer::{Context, Filter},
+    prelude::*,
+};
 
-use crate::args::{LogFormat, LogLevel};
+use crate::{
+    args::{LogFormat, LogLevel},
+    report,
+};
+
+/// So many lines of one kind may come at once: clients cause most of them, and some mean harm.
+const BURST: u32 = 30;
+
+/// After a burst there is one more line of that kind each so often.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Logs to standard error from now on.
 pub(crate) fn start(level: LogLevel, format: LogFormat) {
@@ -23,5 +43,99 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(level)).init();
+    tracing_subscriber::registry().with(lines.with_filter(level.and(Limit::new(format)))).init();
+}
+
+/// Leaves lines out where too many are of one kind, which is: from one place of the source. Whoever asks
+/// for more than the usual lines gets all of these.
+struct Limit {
+    format: LogFormat,
+    kinds: Mutex<HashMap<Identifier, Kind>>,
+}
+
+/// The lines of one kind.
+struct Kind {
+    /// How many may come now.
+    left: u32,
+    since: Instant,
+    unsaid: u64,
+}
+
+impl Limit {
+    fn new(format: LogFormat) -> Self {
+        Self { format, kinds: Mutex::default() }
+    }
+
+    /// Says how many lines were left out.
+    fn make_up(&self, unsaid: u64) {
+        let what = "messages like the next one were left out";
+        match self.format {
+            LogFormat::Text => report::say(format_args!("{unsaid} {what}")),
+            LogFormat::Json => report::say(format_args!(
+                r#"{{"level":"INFO","fields":{{"message":"{unsaid} {what}"}}}}"#
+            )),
+        }
+    }
+}
+
+impl<S: Subscriber> Filter<S> for Limit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        if *event.metadata().level() > Level::INFO {
+            return true;
+        }
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = kinds.entry(event.metadata().callsite()).or_insert_with(Kind::new);
+        let unsaid = kind.next(Instant::now());
+        drop(kinds);
+        match unsaid {
+            None => return false,
+            Some(0) => {}
+            Some(unsaid) => self.make_up(unsaid),
+        }
+        true
+    }
+}
+
+impl Kind {
+    fn new() -> Self {
+        Self { left: BURST, since: Instant::now(), unsaid: 0 }
+    }
+
+    /// Whether one more may come `now`, and how many before it did not.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        let periods = now.saturating_duration_since(self.since).as_secs() / EVERY.as_secs();
+        if periods > 0 {
+            self.left =
+                BURST.min(self.left.saturating_add(u32::try_from(periods).unwrap_or(BURST)));
+            self.since = now;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.unsaid += 1;
+            return None;
+        };
+        self.left = left;
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_burst_there_is_one_line_a_second_that_counts_the_others() {
+        let mut kind = Kind::new();
+        let start = kind.since;
+        for _ in 0..BURST {
+            assert_eq!(kind.next(start), Some(0));
+        }
+        assert_eq!((kind.next(start), kind.next(start)), (None, None));
+        assert_eq!(kind.next(start + EVERY), Some(2));
+        assert_eq!(kind.next(start + EVERY), None);
+        assert_eq!(kind.next(start + 100 * EVERY), Some(1));
+    }
 }
