@@ -13,7 +13,10 @@ use fsrv::{
     virtio_fs::{ConfigSpace, Queues, VhostUserFs, Workers},
 };
 use fsrv_passthrough::prepare_worker;
-use fsrv_transport::vhost_user::{Closer, FrontEnd, Listener, serve_front_end};
+use fsrv_transport::{
+    mem::survive_truncation,
+    vhost_user::{Closer, FrontEnd, Listener, serve_front_end},
+};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Prepared, count};
@@ -42,6 +45,7 @@ pub(super) fn serve(args: &Serve) -> Result<()> {
     let prepared = Prepared::new(args, share)?;
     // What is wrong with the directory is said before somebody connects.
     prepared.passthrough()?;
+    survive_truncation().context("cannot handle memory that a front-end truncates")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start")?;
     let result = runtime.block_on(run(args, prepared, listener));
@@ -89,11 +93,22 @@ async fn run(args: &Serve, prepared: Prepared, listener: Listener) -> Result<()>
         is_only_one: args.once || args.fd.is_some(),
         current: Mutex::default(),
     });
-    let mut control = if args.readonly {
+    let control = if args.readonly {
         front_ends.clone().start(move || prepared.passthrough().map(ReadOnly))?
     } else {
         front_ends.clone().start(move || prepared.passthrough())?
     };
+    let result = until_end(&front_ends, &mut signals, control).await;
+    // The control thread may hold the listener when the process exits.
+    front_ends.listener.remove();
+    result
+}
+
+async fn until_end(
+    front_ends: &FrontEnds,
+    signals: &mut Signals,
+    mut control: oneshot::Receiver<Result<()>>,
+) -> Result<()> {
     tokio::select! {
         ended = &mut control => return ended.unwrap_or_else(|_| bail!("the control thread panicked")),
         () = signals.next() => {}
@@ -103,7 +118,6 @@ async fn run(args: &Serve, prepared: Prepared, listener: Listener) -> Result<()>
         Ok(ended) => ended.unwrap_or_else(|_| bail!("the control thread panicked")),
         Err(_) => {
             tracing::warn!("a request does not end; it is abandoned");
-            front_ends.listener.remove();
             Ok(())
         }
     }
@@ -141,7 +155,13 @@ impl FrontEnds {
     fn serve_all<F: FileSystem + 'static>(&self, fs: impl Fn() -> Result<F>) -> Result<()> {
         loop {
             match self.listener.accept() {
-                Ok(Some(front_end)) => self.serve(front_end, fs()?)?,
+                Ok(Some(front_end)) => match fs().and_then(|fs| self.serve(front_end, fs)) {
+                    Err(error) if !self.is_only_one => {
+                        // Requests that were abandoned may hold the descriptors that it would take.
+                        tracing::warn!("a front-end cannot be served: {error:#}");
+                    }
+                    served => served?,
+                },
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::warn!("a front-end cannot connect: {error}");
