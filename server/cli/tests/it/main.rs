@@ -10,3 +10,4 @@ mod property;
 mod seeds;
 mod semantics;
 mod served;
+mod vhost;

@@ -14,14 +14,14 @@ use fsrv_transport::mem::Pool;
 use fsrv_transport::worker::Worker;
 
 /// A mount of this process. It ends when this drops.
-pub(super) struct Embedded<F> {
-    pub(super) session: Arc<Session<F>>,
+pub(crate) struct Embedded<F> {
+    pub(crate) session: Arc<Session<F>>,
     mount: Mount,
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl<F: FileSystem + 'static> Embedded<F> {
-    pub(super) fn serve(fs: F, mountpoint: &Path, engine: Engine, workers: usize) -> Self {
+    pub(crate) fn serve(fs: F, mountpoint: &Path, engine: Engine, workers: usize) -> Self {
         let session = Arc::new(Session::new(fs, Limits::default()));
         let options = MountOptions::new("fsrv-test").allow_other(true);
         let (mount, device) = mount(mountpoint, &options).expect("these tests run as root");
@@ -41,7 +41,7 @@ impl<F: FileSystem + 'static> Embedded<F> {
 }
 
 impl Embedded<Passthrough> {
-    pub(super) fn directory(
+    pub(crate) fn directory(
         dir: &Path,
         mountpoint: &Path,
         config: Config,

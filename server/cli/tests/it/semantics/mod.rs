@@ -3,7 +3,7 @@
 mod caching;
 mod client;
 mod directories;
-mod embedded;
+pub(crate) mod embedded;
 mod exported;
 mod files;
 mod kill;
