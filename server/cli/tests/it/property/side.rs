@@ -8,8 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec,
-    Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat,
+    Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::io::{Errno, Result};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -44,12 +44,29 @@ impl Side {
             }
             Ok(seen) => seen,
             // Filesystems try and undo: what a failed operation touched is their affair.
-            Err(errno) => return format!("{errno:?}"),
+            Err(errno) => {
+                self.touch_what_failed(&step.op, errno);
+                return format!("{errno:?}");
+            }
         };
         let after = self.times(&step.op);
         let changed: Vec<_> =
             before.iter().zip(&after).map(|(before, after)| changes(before, after)).collect();
         format!("{seen} {changed:?}")
+    }
+
+    /// Renaming onto a full directory fails, and yet with a whiteout ext4 has changed the times of the source's
+    /// directory. A client's kernel that was told of an error keeps the times it knew: change them once more.
+    fn touch_what_failed(&self, op: &Op, errno: Errno) {
+        let Op::Rename { from, flags: RenameFlags::WHITEOUT, .. } = op else { return };
+        let path = self.path(from);
+        let Some(parent) = path.parent().filter(|_| errno == Errno::NOTEMPTY) else { return };
+        let times = Timestamps {
+            last_access: timespec(Time::Omit),
+            last_modification: timespec(Time::Now),
+        };
+        rustix::fs::utimensat(CWD, parent, &times, AtFlags::empty())
+            .expect("root may change the times of every directory");
     }
 
     fn path(&self, place: &Place) -> PathBuf {
