@@ -28,6 +28,10 @@ use crate::{
 /// So many answers are published although more messages are there: nobody waits for the whole batch.
 const BATCH: usize = 16;
 
+/// So many bad messages are refused at once, then others have their turn: a guest may send them without
+/// end.
+const REFUSED_MAX: u32 = 64;
+
 /// So many ranges of memory the messages in flight may have before another one is taken: what is kept of
 /// them is bounded, whatever their number and form.
 const PIECES_MAX: usize = 64 << 10;
@@ -181,10 +185,12 @@ impl Transport for Virtqueue {
             if self.is_stopping {
                 return Ok(None);
             }
+            let refused = self.orders.counts.malformed.load(Ordering::Relaxed);
             if let Some(message) = self.take() {
                 self.polling.found();
                 return Ok(Some(message));
             }
+            let refused = self.orders.counts.malformed.load(Ordering::Relaxed) - refused;
             let is_quiet = {
                 let state = &mut *self.state.borrow_mut();
                 state.publish();
@@ -200,6 +206,8 @@ impl Transport for Virtqueue {
             };
             if !has_more {
                 self.sleep().await?;
+            } else if refused >= u64::from(REFUSED_MAX) {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -234,7 +242,10 @@ impl Drop for Virtqueue {
 
 impl State {
     fn take(&mut self, orders: &Orders) -> Option<(u16, Arc<Chain>)> {
-        while !self.is_held() {
+        for _ in 0..REFUSED_MAX {
+            if self.is_held() {
+                break;
+            }
             let head = match self.ring.take() {
                 Ok(head) => head?,
                 Err(Broken(why)) => {

@@ -6,6 +6,9 @@ use crate::mem::{Chain, GuestMap};
 /// The most descriptors of one message: a megabyte in pieces of 256 bytes.
 pub(super) const CHAIN_MAX: usize = 4096;
 
+/// The most ranges of memory of one message: a descriptor has several where it crosses regions.
+pub(super) const RANGES_MAX: usize = 2 * CHAIN_MAX;
+
 /// Why a chain is no message.
 pub(super) type Malformed = &'static str;
 
@@ -51,7 +54,11 @@ impl Walk<'_> {
         } else {
             self.chain.push_readable(addr, len)
         };
-        found.map_err(|_| "a descriptor of memory that the guest does not have")
+        found.map_err(|_| "a descriptor of memory that the guest does not have")?;
+        if self.chain.pieces() > RANGES_MAX {
+            return Err("too many ranges of memory");
+        }
+        Ok(())
     }
 
     /// The rest of the chain, in a table of its own.

@@ -5,3 +5,4 @@ mod malformed;
 mod memory;
 mod messages;
 mod notifying;
+mod walk;
