@@ -20,8 +20,9 @@ pub struct Region {
     guest: u64,
     len: u64,
     host: NonNull<u8>,
-    owner: Arc<dyn Any + Send + Sync>,
+    // It goes before the mapping does.
     watched: Option<Arc<Watched>>,
+    owner: Arc<dyn Any + Send + Sync>,
 }
 
 impl Region {

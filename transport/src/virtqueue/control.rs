@@ -1,8 +1,11 @@
 //! What is told to a queue while a worker serves it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +17,7 @@ use crate::mem::GuestMap;
 pub struct QueueControl {
     orders: mpsc::UnboundedSender<Order>,
     stopped: oneshot::Receiver<Stopped>,
+    wishes: Arc<WishList>,
     counts: Arc<Counts>,
 }
 
@@ -28,9 +32,8 @@ pub struct Stopped {
 /// One thing to do.
 pub(super) enum Order {
     Stop,
-    Look,
-    Call(Option<Call>),
-    UsedLog(Option<u64>),
+    /// Look for messages, and at what is wished.
+    Wishes,
     Memory {
         config: QueueConfig,
         map: GuestMap,
@@ -39,10 +42,36 @@ pub(super) enum Order {
     },
 }
 
+/// What a queue is to do when it has time. A later wish replaces an earlier one, so that whoever wishes
+/// faster than a queue obeys takes no more memory.
+#[derive(Default)]
+pub(super) struct WishList(Mutex<Wishes>);
+
+#[derive(Default)]
+pub(super) struct Wishes {
+    is_sent: bool,
+    pub(super) call: Option<Option<Call>>,
+    pub(super) used_log: Option<Option<u64>>,
+}
+
+impl WishList {
+    pub(super) fn take(&self) -> Wishes {
+        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a wish. Returns whether the queue has to be told that there are some.
+    fn add(&self, wish: impl FnOnce(&mut Wishes)) -> bool {
+        let mut wishes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wish(&mut wishes);
+        !mem::replace(&mut wishes.is_sent, true)
+    }
+}
+
 /// The queue's end of it.
 pub(super) struct Orders {
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) stopped: Option<oneshot::Sender<Stopped>>,
+    pub(super) wishes: Arc<WishList>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -56,9 +85,10 @@ pub(super) struct Counts {
 pub(super) fn channel() -> (QueueControl, Orders) {
     let (sender, orders) = mpsc::unbounded_channel();
     let (stopped, waiter) = oneshot::channel();
-    let counts = Arc::new(Counts::default());
-    let control = QueueControl { orders: sender, stopped: waiter, counts: counts.clone() };
-    (control, Orders { orders, stopped: Some(stopped), counts })
+    let (wishes, counts) = (Arc::<WishList>::default(), Arc::<Counts>::default());
+    let (theirs, done) = (wishes.clone(), counts.clone());
+    let control = QueueControl { orders: sender, stopped: waiter, wishes: theirs, counts: done };
+    (control, Orders { orders, stopped: Some(stopped), wishes, counts })
 }
 
 impl QueueControl {
@@ -80,18 +110,18 @@ impl QueueControl {
 
     /// Asks the queue to look once for messages, whether or not it was kicked.
     pub fn look(&self) {
-        self.send(Order::Look);
+        self.wish(|_| {});
     }
 
     /// Changes how the guest is told of answers, and tells it once: what was answered before may have
     /// been told to nobody.
     pub fn set_call(&self, call: Option<Call>) {
-        self.send(Order::Call(call));
+        self.wish(|wishes| wishes.call = Some(call));
     }
 
     /// Changes where writes to the used ring are noted, see [`QueueConfig::used_log`].
     pub fn set_used_log(&self, used_log: Option<u64>) {
-        self.send(Order::UsedLog(used_log));
+        self.wish(|wishes| wishes.used_log = Some(used_log));
     }
 
     /// Gives the queue another map of the guest's memory; of `config`, only the addresses matter.
@@ -116,6 +146,12 @@ impl QueueControl {
     /// Messages taken and not answered.
     pub fn in_flight(&self) -> u64 {
         self.counts.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn wish(&self, wish: impl FnOnce(&mut Wishes)) {
+        if self.wishes.add(wish) {
+            self.send(Order::Wishes);
+        }
     }
 
     fn send(&self, order: Order) {

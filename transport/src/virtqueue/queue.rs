@@ -25,12 +25,15 @@ use crate::{
     transport::{Completion, Config, Message, Transport},
 };
 
-/// So many answers are published although more messages are there: nobody waits for the whole batch.
-const BATCH: usize = 16;
+/// Answers are published together, but the guest should learn of the first ones while the others are made:
+/// a batch is this part of the messages that the guest has sent and not seen answered, within limits.
+const BATCH_PART: usize = 4;
 
-/// So many bad messages are refused at once, then others have their turn: a guest may send them without
-/// end.
-const REFUSED_MAX: u32 = 64;
+/// A smaller batch costs more in signals than it saves in waiting.
+const BATCH_MIN: usize = 4;
+
+/// Nobody waits for so many others.
+const BATCH_MAX: usize = 16;
 
 /// So many ranges of memory the messages in flight may have before another one is taken: what is kept of
 /// them is bounded, whatever their number and form.
@@ -136,12 +139,16 @@ impl Virtqueue {
         let state = &mut *self.state.borrow_mut();
         match order {
             Order::Stop => self.is_stopping = true,
-            Order::Look => {}
-            Order::Call(call) => {
-                state.call = call;
-                state.signal();
+            Order::Wishes => {
+                let wishes = self.orders.wishes.take();
+                if let Some(used_log) = wishes.used_log {
+                    state.ring.set_used_log(used_log);
+                }
+                if let Some(call) = wishes.call {
+                    state.call = call;
+                    state.signal();
+                }
             }
-            Order::UsedLog(used_log) => state.ring.set_used_log(used_log),
             Order::Memory { config, map, departing, done } => {
                 state.set_memory(&config, map);
                 state.departing.push(Departing { ranges: departing, done });
@@ -185,12 +192,10 @@ impl Transport for Virtqueue {
             if self.is_stopping {
                 return Ok(None);
             }
-            let refused = self.orders.counts.malformed.load(Ordering::Relaxed);
             if let Some(message) = self.take() {
                 self.polling.found();
                 return Ok(Some(message));
             }
-            let refused = self.orders.counts.malformed.load(Ordering::Relaxed) - refused;
             let is_quiet = {
                 let state = &mut *self.state.borrow_mut();
                 state.publish();
@@ -206,16 +211,14 @@ impl Transport for Virtqueue {
             };
             if !has_more {
                 self.sleep().await?;
-            } else if refused >= u64::from(REFUSED_MAX) {
-                tokio::task::yield_now().await;
             }
         }
     }
 
     fn flush(&mut self) {
         let state = &mut *self.state.borrow_mut();
-        let goes_on = !self.is_stopping && state.answered.len() < BATCH && state.ring.has_more();
-        if !goes_on {
+        let may_wait = !self.is_stopping && !state.ring.guest_sleeps() && !state.batch_is_full();
+        if !(may_wait && state.ring.has_more()) {
             state.publish();
         }
         self.orders.counts.in_flight.store(state.in_flight.into(), Ordering::Relaxed);
@@ -242,10 +245,7 @@ impl Drop for Virtqueue {
 
 impl State {
     fn take(&mut self, orders: &Orders) -> Option<(u16, Arc<Chain>)> {
-        for _ in 0..REFUSED_MAX {
-            if self.is_held() {
-                break;
-            }
+        while !self.is_held() {
             let head = match self.ring.take() {
                 Ok(head) => head?,
                 Err(Broken(why)) => {
@@ -276,6 +276,11 @@ impl State {
             }
         }
         None
+    }
+
+    fn batch_is_full(&self) -> bool {
+        let sent = self.answered.len() + self.in_flight as usize + usize::from(self.ring.waiting());
+        self.answered.len() >= (sent / BATCH_PART).clamp(BATCH_MIN, BATCH_MAX)
     }
 
     /// Whether no message is taken, although there may be some.
@@ -344,11 +349,12 @@ impl State {
         if self.departing.is_empty() {
             return;
         }
-        let chains = &self.chains;
+        let (chains, map) = (&self.chains, self.ring.map());
         let is_in_use = |departing: &Departing| {
-            chains
-                .iter()
-                .flatten()
+            // A message that was taken since then has other memory, even at the same addresses.
+            let older = chains.iter().flatten().filter(|chain| !Arc::ptr_eq(chain.map(), map));
+            older
+                .into_iter()
                 .any(|chain| departing.ranges.iter().any(|&(start, len)| chain.meets(start, len)))
         };
         for gone in self.departing.extract_if(.., |departing| !is_in_use(departing)) {

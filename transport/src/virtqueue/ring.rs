@@ -193,6 +193,11 @@ impl Ring {
         self.seen_avail != self.next_avail
     }
 
+    /// How many messages are known to be available.
+    pub(super) fn waiting(&self) -> u16 {
+        self.seen_avail.wrapping_sub(self.next_avail)
+    }
+
     /// One descriptor of the table. The guest may change it at any time: it is read once.
     pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
         if index >= self.size {
@@ -215,30 +220,45 @@ impl Ring {
 
     /// Shows the guest the answers so far. Returns whether it wants to be told.
     pub(super) fn publish(&mut self) -> bool {
-        self.log_used(2, 2);
         self.cell(self.used, 2).store(self.next_used.to_le(), Ordering::Release);
+        self.log_used(2, 2);
         // What the guest says it has seen is read after it can see the answers: one of both sides
         // notices the other.
         fence(Ordering::SeqCst);
         let told = self.told_used.replace(self.next_used);
         if !self.event_idx {
-            let flags = u16::from_le(self.cell(self.avail, 0).load(Ordering::Relaxed));
-            return flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0;
+            return self.wants_interrupts();
         }
-        let at = RING_HEAD + usize::from(self.size) * 2;
-        let event = u16::from_le(self.cell(self.avail, at).load(Ordering::Relaxed));
+        let event = self.used_event();
         told.is_none_or(|told| {
             let since = self.next_used.wrapping_sub(told);
             self.next_used.wrapping_sub(event).wrapping_sub(1) < since
         })
     }
 
+    fn wants_interrupts(&self) -> bool {
+        let flags = u16::from_le(self.cell(self.avail, 0).load(Ordering::Relaxed));
+        flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0
+    }
+
+    /// The index of the answer of which the guest wants to be told.
+    fn used_event(&self) -> u16 {
+        let at = RING_HEAD + usize::from(self.size) * 2;
+        u16::from_le(self.cell(self.avail, at).load(Ordering::Relaxed))
+    }
+
+    /// Whether the guest has said, since it was told last, that it waits for the next answer. Without
+    /// EVENT_IDX it says only whether it wants to be told at all.
+    pub(super) fn guest_sleeps(&self) -> bool {
+        self.event_idx && self.told_used.is_none_or(|told| self.used_event() == told)
+    }
+
     /// Asks the guest to kick for the next message. Returns whether there is one already.
     pub(super) fn listen(&mut self) -> bool {
         if self.event_idx {
             let at = RING_HEAD + usize::from(self.size) * USED_ELEMENT;
-            self.log_used(at, 2);
             self.cell(self.used, at).store(self.next_avail.to_le(), Ordering::Relaxed);
+            self.log_used(at, 2);
         } else {
             self.set_muted(false);
         }
@@ -257,10 +277,11 @@ impl Ring {
     fn set_muted(&mut self, muted: bool) {
         self.is_muted = muted;
         let flags = if muted { VIRTQ_USED_F_NO_NOTIFY } else { 0 };
-        self.log_used(0, 2);
         self.cell(self.used, 0).store(flags.to_le(), Ordering::Relaxed);
+        self.log_used(0, 2);
     }
 
+    /// Notes a write, after it: who copies the page before the write clears the note.
     fn log_used(&self, at: usize, len: usize) {
         if let Some(base) = self.used_log {
             self.map.mark_dirty(base.wrapping_add(at as u64), len);
