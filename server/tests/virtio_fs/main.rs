@@ -1,0 +1,11 @@
+//! The virtio-fs device inside a virtual machine monitor: a filesystem in memory, and a driver that does what a
+//! guest's does.
+
+mod activating;
+mod driver;
+mod gated;
+mod leaving;
+mod monitor;
+mod pausing;
+mod process;
+mod queues;
