@@ -10,6 +10,7 @@ mod programs;
 mod stress;
 mod tree;
 mod unit;
+mod vhost;
 mod yardstick;
 
 use anyhow::Result;
@@ -25,7 +26,7 @@ pub(crate) struct Suite {
     pub(crate) only_full: bool,
 }
 
-pub(crate) static SUITES: [Suite; 10] = [
+pub(crate) static SUITES: [Suite; 11] = [
     Suite { name: "checks", run: checks::run, only_full: false },
     Suite { name: "unit", run: unit::run, only_full: false },
     Suite { name: "pjdfstest", run: pjdfstest::run, only_full: false },
@@ -33,6 +34,7 @@ pub(crate) static SUITES: [Suite; 10] = [
     Suite { name: "fio", run: fio::run, only_full: false },
     Suite { name: "locks", run: locks::run, only_full: false },
     Suite { name: "programs", run: programs::run, only_full: false },
+    Suite { name: "vhost", run: vhost::run, only_full: false },
     Suite { name: "guest", run: guest::run, only_full: false },
     Suite { name: "tree", run: tree::run, only_full: false },
     Suite { name: "stress", run: stress::run, only_full: true },
