@@ -351,7 +351,6 @@ mod tests {
             (&["--vhost-user", "/sock", "--poll-us", "1000001"], "--poll-us"),
             (&["--fd", "3", "--once"], "--once"),
             (&["--fd", "3", "--socket-group", "kvm"], "--socket-group"),
-            (&["--fd", "-1"], "--fd"),
         ] {
             let said = first_paragraph(&parse_all(words).unwrap_err());
             assert!(said.contains(named), "{named} in {said}");
