@@ -35,6 +35,10 @@ const BATCH_MIN: usize = 4;
 /// Nobody waits for so many others.
 const BATCH_MAX: usize = 16;
 
+/// So many bad messages are refused at once, then others have their turn: a guest may send them without
+/// end.
+const REFUSED_MAX: u32 = 64;
+
 /// So many ranges of memory the messages in flight may have before another one is taken: what is kept of
 /// them is bounded, whatever their number and form.
 const PIECES_MAX: usize = 64 << 10;
@@ -192,10 +196,12 @@ impl Transport for Virtqueue {
             if self.is_stopping {
                 return Ok(None);
             }
+            let refused = self.orders.counts.malformed.load(Ordering::Relaxed);
             if let Some(message) = self.take() {
                 self.polling.found();
                 return Ok(Some(message));
             }
+            let refused = self.orders.counts.malformed.load(Ordering::Relaxed) - refused;
             let is_quiet = {
                 let state = &mut *self.state.borrow_mut();
                 state.publish();
@@ -211,6 +217,8 @@ impl Transport for Virtqueue {
             };
             if !has_more {
                 self.sleep().await?;
+            } else if refused > 0 {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -245,7 +253,10 @@ impl Drop for Virtqueue {
 
 impl State {
     fn take(&mut self, orders: &Orders) -> Option<(u16, Arc<Chain>)> {
-        while !self.is_held() {
+        for _ in 0..REFUSED_MAX {
+            if self.is_held() {
+                break;
+            }
             let head = match self.ring.take() {
                 Ok(head) => head?,
                 Err(Broken(why)) => {

@@ -4,9 +4,11 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fsrv_frontend::abi::ROOT;
 use fsrv_frontend::queue::Descriptor;
-use fsrv_frontend::vhost_user::{Request, VringAddr};
+use fsrv_frontend::vhost_user::{Request, VringAddr, VringState};
 use fsrv_frontend::{Error, Mount, MountOptions, Region, hostile};
+use rustix::event::{EventfdFlags, eventfd};
 use zerocopy::IntoBytes;
 
 use super::device::{Device, SOON, until};
@@ -39,7 +41,7 @@ fn another_queue_goes_on_beside_one_that_broke() {
         let mut mount = device.mount_with(&options);
         chain.put(&mut mount.clients[0]).unwrap();
         mount.clients[1].set_limit(SOON);
-        let answer = mount.clients[1].getattr(fsrv_frontend::abi::ROOT, None);
+        let answer = mount.clients[1].getattr(ROOT, None);
         assert!(answer.is_ok(), "{}: {answer:?}; {}", chain.name, device.log());
     }
     device.stop();
@@ -75,7 +77,7 @@ fn a_driver_that_never_stops_sending_bad_chains_keeps_nobody_waiting() {
         mount.clients[0].queue().kick().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         mount.clients[1].set_limit(Duration::from_secs(5));
-        let other = mount.clients[1].getattr(fsrv_frontend::abi::ROOT, None);
+        let other = mount.clients[1].getattr(ROOT, None);
         let start = Instant::now();
         mount.frontend.socket().set_limit(Duration::from_secs(5)).unwrap();
         let stopped = mount.frontend.stop_queue(1);
@@ -85,6 +87,38 @@ fn a_driver_that_never_stops_sending_bad_chains_keeps_nobody_waiting() {
     });
     let log = device.log();
     assert!(log.lines().count() < 30, "{log}");
+}
+
+#[test]
+fn a_ring_that_refills_itself_keeps_nobody_waiting() {
+    let device = Device::new(&["--workers", "1"]);
+    let options = MountOptions { queues: 2, ..MountOptions::default() };
+    let mut mount = device.mount_with(&options);
+    mount.frontend.stop_queue(1).unwrap();
+    let ring = mount.client().ring().clone();
+    ring.set_descriptor(0, Descriptor { addr: 1 << 50, len: 1, flags: 0, next: 0 });
+    (0..options.ring_size).for_each(|index| ring.set_available(index, 0));
+    ring.set_available_index(5);
+    // The used ring is where the available ring is: each answer makes another message available.
+    let [descriptors, both] = [ring.descriptors, ring.available].map(Region::user_address);
+    let body = VringAddr { index: 1, flags: 0, descriptors, used: both, available: both, log: 0 };
+    let socket = mount.frontend.socket();
+    socket.send(Request::SetVringAddr, body.as_bytes(), &[]).unwrap();
+    let base = VringState { index: 1, num: 0 };
+    socket.send(Request::SetVringBase, base.as_bytes(), &[]).unwrap();
+    let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    mount.frontend.set_kick(1, Some(kick.as_fd())).unwrap();
+
+    // It goes round.
+    let index = || ring.region().load(ring.available + 2, Ordering::Relaxed);
+    until(SOON, || if index() > 100 { Ok(()) } else { Err(device.log()) });
+    mount.clients[1].set_limit(Duration::from_secs(5));
+    let other = mount.clients[1].getattr(ROOT, None);
+
+    assert!(other.is_ok(), "{other:?}; {}", device.log());
+    mount.frontend.stop_queue(1).unwrap();
+    drop(mount);
+    device.serves_another();
 }
 
 #[test]
@@ -113,7 +147,7 @@ fn a_ring_outside_of_memory_is_refused() {
             let socket = mount.frontend.socket();
             let moved = socket.send(Request::SetVringAddr, body.as_bytes(), &[]);
             let started = moved.and_then(|()| {
-                let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+                let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
                 mount.frontend.set_kick(0, Some(kick.as_fd()))
             });
             if part == 0 || address % 4 != 0 || address > 1 << 40 {
