@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use fsrv_frontend::abi::ROOT;
-use fsrv_frontend::vhost_user::{MemoryRegion, Request, SingleRegion};
+use fsrv_frontend::vhost_user::{Log, MemoryRegion, Request, SingleRegion, feature};
 use fsrv_frontend::{Error, Frontend, MountOptions, Wanted};
 use rustix::fs::{MemfdFlags, memfd_create};
 use zerocopy::IntoBytes;
@@ -121,6 +121,32 @@ fn memory_that_is_truncated_under_load_costs_its_own_session_alone() {
         std::thread::sleep(Duration::from_micros(pause));
         mount.client().region().file().set_len(0).unwrap();
         drop(mount);
+    }
+    device.serves_another();
+    device.is_as(&before, SOON);
+    device.stop();
+}
+
+#[test]
+fn a_dirty_log_that_is_truncated_costs_nobody_anything() {
+    let mut device = Device::new(&[]);
+    let before = device.footprint();
+    let mut wanted = Wanted::default();
+    wanted.features |= feature::LOG_ALL;
+    for kept in [0, 4096] {
+        let mut mount = device.mount_with(&MountOptions { wanted, ..MountOptions::default() });
+        let file = File::from(memfd_create("log", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(8192).unwrap();
+        let body = Log { mmap_size: 8192, mmap_offset: 0 };
+        let socket = mount.frontend.socket();
+        socket.send_message(Request::SetLogBase, 0, body.as_bytes(), &[file.as_fd()]).unwrap();
+        socket.answer(Request::SetLogBase).unwrap();
+        fly(&mut mount, 16);
+        file.set_len(kept).unwrap();
+        while mount.client().in_flight() > 0 {
+            assert_eq!(mount.client().wait().unwrap().errno, 0);
+        }
+        mount.unmount().unwrap();
     }
     device.serves_another();
     device.is_as(&before, SOON);

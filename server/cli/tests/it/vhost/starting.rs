@@ -147,6 +147,21 @@ fn a_signal_ends_a_server_with_and_without_a_front_end() {
 }
 
 #[test]
+fn a_signal_ends_a_server_that_waits_for_the_rest_of_a_message() {
+    for bytes in [&[1, 0, 0, 0][..], &[2, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0]] {
+        let mut device = Device::new(&[]);
+        let socket = device.connect();
+        socket.send_raw(bytes, &[]).unwrap();
+        device.wait_for_log("connected");
+        let start = Instant::now();
+        device.signal(Signal::TERM);
+        assert!(device.ended(SOON).success(), "{}", device.log());
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(!device.socket().exists() && !pid_file(&device).exists());
+    }
+}
+
+#[test]
 fn a_signal_ends_a_server_whose_request_never_ends() {
     let mut device = Device::new(&[]);
     let mut stuck = Stuck::at(&device.shared("stuck"));
