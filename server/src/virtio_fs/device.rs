@@ -35,6 +35,8 @@ pub struct VirtioFs<F> {
     queues: Queues,
     options: Options,
     state: State,
+    /// The queues were told to stop, and nobody has waited for all of them.
+    is_pausing: bool,
 }
 
 enum State {
@@ -92,7 +94,13 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     pub async fn new(fs: F, options: Options) -> io::Result<Self> {
         let session = Session::new(fs, Limits::default()).outliving_workers();
         let queues = Queues::start(&options.workers).await?;
-        Ok(Self { session: Arc::new(session), queues, options, state: State::Inactive })
+        Ok(Self {
+            session: Arc::new(session),
+            queues,
+            options,
+            state: State::Inactive,
+            is_pausing: false,
+        })
     }
 
     /// The features that it offers.
@@ -163,6 +171,7 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     /// Dropped before it ends, the queues stop all the same: call it again to wait for them.
     pub async fn pause(&mut self) -> Vec<u16> {
         if let State::Running(map, queues) = &mut self.state {
+            self.is_pausing = true;
             queues.iter().for_each(|queue| queue.control.stop());
             for queue in queues.iter_mut().filter(|queue| !queue.is_stopped) {
                 if let Some(stopped) = queue.control.stopped().await {
@@ -172,6 +181,7 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
             }
             let sources = queues.drain(..).map(|queue| queue.source).collect();
             self.state = State::Paused(std::mem::take(map), sources);
+            self.is_pausing = false;
         }
         match &self.state {
             State::Paused(_, queues) => queues.iter().map(Source::next).collect(),
@@ -179,7 +189,8 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
         }
     }
 
-    /// Goes on where it was paused. A device that is not paused goes on anyway.
+    /// Goes on where it was paused, or is about to be: a pause that was given up is waited for first. A
+    /// device that is not paused goes on anyway.
     ///
     /// # Errors
     /// When the kernel has no descriptor left; the device stays paused.
@@ -187,6 +198,9 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn resume(&mut self) -> Result<(), ActivateError> {
+        if self.is_pausing {
+            self.pause().await;
+        }
         let State::Paused(map, sources) = &self.state else { return Ok(()) };
         let prepared = self.prepare(map, sources)?;
         if let State::Paused(map, sources) = std::mem::replace(&mut self.state, State::Inactive) {

@@ -79,6 +79,20 @@ async fn a_pause_that_was_given_up_is_called_again() {
 }
 
 #[tokio::test]
+async fn a_pause_that_was_given_up_ends_before_the_device_goes_on() {
+    let mut monitor = Monitor::begun(1).await;
+    let waits = monitor.queues[1].send(&lookup(WAITS));
+    monitor.until_waiting(1).await;
+    assert!(timeout(A_WHILE, monitor.device.pause()).await.is_err());
+    let later = monitor.queues[1].send(&lookup("name"));
+    assert!(timeout(A_WHILE, monitor.device.resume()).await.is_err(), "a lookup is in flight");
+    monitor.fs.open_gate();
+    monitor.device.resume().await.unwrap();
+    monitor.queues[1].reply(waits).await.unwrap();
+    monitor.queues[1].reply(later).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_waits_for_a_lock_gets_eintr_at_a_pause() {
     let mut monitor = Monitor::begun(2).await;
     let waiter = monitor.queues[1].send(&wait_for_lock());
