@@ -153,6 +153,9 @@ pub enum MemoryError {
         /// Where the region ends.
         needs: u64,
     },
+    /// It would not be noticed when the front-end truncates it.
+    #[error("too much memory of front-ends is held for requests that do not end")]
+    Unwatched,
     /// No region is like this.
     #[error("there is no memory region of {len:#x} bytes at {start:#x}")]
     Unknown {

@@ -165,7 +165,7 @@ pub(super) struct Mapping {
     /// Bytes before the part.
     before: usize,
     len: usize,
-    /// `None` where too much is watched already.
+    /// `None` only at the end.
     watched: Option<Arc<Watched>>,
 }
 
@@ -195,7 +195,12 @@ impl Mapping {
         // SAFETY: it is mapped until the result is gone, see `drop`, and reached by raw pointers only.
         let watched = unsafe { Watched::new(base, mapped, unit as usize) }.map(Arc::new);
         // Both are smaller than `mapped`, which fits.
-        Ok(Self { base, mapped, before: before as usize, len: len as usize, watched })
+        let mapping = Self { base, mapped, before: before as usize, len: len as usize, watched };
+        // A front-end that truncated it would end the process.
+        if mapping.watched.is_none() {
+            return Err(MemoryError::Unwatched);
+        }
+        Ok(mapping)
     }
 
     /// The first byte.

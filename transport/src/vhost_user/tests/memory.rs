@@ -8,6 +8,7 @@ use std::{
 
 use vhost::vhost_user::message::FrontendReq as Code;
 
+use super::super::{MemoryError, memory::Mapping};
 use super::client::{Client, HIGH, LEN, LOW, memfd, single};
 
 /// A third region, in the second half of the memory.
@@ -170,4 +171,20 @@ fn an_offset_that_is_no_multiple_of_a_page_is_taken() {
     client.put(0, 0, odd, b"at an odd place");
     client.wait_for_used(0, 1);
     assert!(client.is_echoed(0, odd, b"at an odd place"));
+}
+
+#[test]
+fn memory_whose_truncation_would_end_the_process_is_not_mapped() {
+    let file = memfd(0x1000);
+    let mut held = Vec::new();
+    let refused = (0..2000).find_map(|_| match Mapping::new(&file, 0, 0x1000) {
+        Ok(mapping) => {
+            held.push(mapping);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(MemoryError::Unwatched)), "{refused:?}");
+    drop(held);
+    assert!(Mapping::new(&file, 0, 0x1000).is_ok());
 }
