@@ -123,6 +123,7 @@ fn waits_for_a_stuck_request(name: &str, message: fn(&mut Mount) -> Result<()>) 
     assert!(device.log().contains("do not end"), "after {name}: {}", device.log());
     stuck.go_on();
     device.is_as(&before, SOON);
+    drop(stuck);
     device.stop();
 }
 

@@ -137,5 +137,6 @@ fn forgets_are_taken_while_a_request_queue_waits_for_a_disk() {
     stuck.go_on();
     mount.client().wait().unwrap();
     mount.unmount().unwrap();
+    drop(stuck);
     device.stop();
 }
