@@ -114,6 +114,48 @@ async fn files_are_read_and_written_in_the_guests_memory_without_a_copy() {
 }
 
 #[tokio::test]
+async fn o_direct_is_given_memory_that_it_takes_and_nothing_else_is_mended() {
+    // On the disk: a tmpfs takes any memory.
+    let path = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    let content: Vec<u8> = (0..8192u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(path.path(), &content).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::DIRECT;
+    let file = rustix::fs::open(path.path(), flags, rustix::fs::Mode::empty()).unwrap();
+    let file = File::new(file, Cost::quick().into()).unwrap();
+    let (mut driver, mut queue) = Driver::new(true);
+    let start = crate::io::counters().bounced();
+    let bounced = || crate::io::counters().bounced() - start;
+    let room = DATA + 0x8000;
+
+    // The data begins behind the header: at byte 16, then at a page.
+    for (at, copied) in [(room + 1, 4096), (room + 4096 - 16, 4096)] {
+        driver.describe(0, (at, 16 + 4096, WRITE, 0));
+        driver.offer(0);
+        let message = next(&mut queue).await;
+        let filled = preadv2(&file, message.output, 4096).await.unwrap();
+        message.completion.reply(&[0; 16], b"", Some(filled)).unwrap();
+        assert_eq!(driver.bytes(at + 16, 4096), content[4096..]);
+        assert_eq!(bounced(), copied);
+    }
+
+    driver.describe(0, (room + 1, 16 + 4096, WRITE, 0));
+    driver.offer(0);
+    let message = next(&mut queue).await;
+    let refused = preadv2(&file, message.output, 1).await.err().expect("no place in the file");
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    message.completion.discard();
+
+    driver.describe(0, (room + 3, 4096, 0, 0));
+    driver.offer(0);
+    let message = next(&mut queue).await;
+    let written = driver.bytes(room + 3, 4096);
+    assert_eq!(pwritev2(&file, message.input, WriteAt::Offset(0)).await.unwrap(), 4096);
+    message.completion.discard();
+    assert_eq!(std::fs::read(path.path()).unwrap()[..4096], written);
+    assert_eq!(bounced(), 8192);
+}
+
+#[tokio::test]
 async fn what_was_written_or_may_have_been_is_marked_dirty() {
     let (mut driver, mut queue) = Driver::new(true);
     // Room over four pages, of which the kernel is given three.
