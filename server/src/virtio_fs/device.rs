@@ -8,7 +8,9 @@ use fsrv_transport::{
     vm_memory::GuestMemoryBackend,
 };
 
-use super::{ConfigSpace, FEATURES, Queues, Tag, VIRTIO_RING_F_EVENT_IDX, Workers};
+use super::{
+    ConfigSpace, FEATURES, Queues, Tag, VIRTIO_RING_F_EVENT_IDX, Workers, queues::poll_of,
+};
 use crate::{fs::FileSystem, init::Limits, session::Session, stats::SessionStats};
 
 /// What a device is.
@@ -227,7 +229,8 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     ) -> Result<Vec<(Prepared, QueueControl)>, ActivateError> {
         let protocol = self.session.transport_config();
         let prepare = |(index, source): (usize, &Source)| {
-            let setup = source.setup(map.clone(), protocol, self.options.poll)?;
+            let poll = poll_of(index as u16, self.options.poll);
+            let setup = source.setup(map.clone(), protocol, poll)?;
             setup.prepare().map_err(|source| ActivateError::Queue { index, source })
         };
         sources.iter().enumerate().map(prepare).collect()

@@ -1,6 +1,6 @@
 //! The workers that serve the queues of devices.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use fsrv_transport::{
     io::Engine,
@@ -65,4 +65,10 @@ impl Queues {
             }
         });
     }
+}
+
+/// How long the queue with number `index` polls when request queues do so for `poll`. Nobody waits for what
+/// the high-priority queue carries: looking for it would take a CPU from those who are waited for.
+pub(super) fn poll_of(index: u16, poll: Duration) -> Duration {
+    if index == 0 { Duration::ZERO } else { poll }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fsrv_transport::{Config, vhost_user::Device, virtqueue::Prepared};
 
-use super::{ConfigSpace, Queues};
+use super::{ConfigSpace, Queues, queues::poll_of};
 use crate::{fs::FileSystem, session::Session};
 
 /// The most queues that a front-end may use, whatever the configuration space says: many choose the
@@ -44,8 +44,8 @@ impl<F: FileSystem + 'static> Device for VhostUserFs<F> {
         self.session.transport_config()
     }
 
-    fn poll(&self) -> Duration {
-        self.poll
+    fn poll(&self, index: u16) -> Duration {
+        poll_of(index, self.poll)
     }
 
     fn serve(&self, index: u16, queue: Prepared) {

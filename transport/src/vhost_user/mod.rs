@@ -41,8 +41,8 @@ pub trait Device: Send + Sync {
     /// The protocol of the messages in the queues.
     fn protocol(&self) -> Config;
 
-    /// How long a queue looks for the next message before it sleeps.
-    fn poll(&self) -> Duration;
+    /// How long queue `index` looks for the next message before it sleeps.
+    fn poll(&self, index: u16) -> Duration;
 
     /// Has a worker serve `queue`. One that cannot be served is dropped.
     fn serve(&self, index: u16, queue: Prepared);

@@ -107,7 +107,7 @@ impl Ring {
             call: Some(self.call.call()),
             error: Some(self.error.call()),
             protocol: device.protocol(),
-            poll: device.poll(),
+            poll: device.poll(self.index),
         };
         let ring = |cause| Refusal::Ring { index: self.index, cause };
         let (prepared, control) = setup.prepare().map_err(ring)?;

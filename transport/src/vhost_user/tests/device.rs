@@ -76,7 +76,7 @@ impl Device for Echo {
         Config { header_split: 80, reply_header: HEADER.len(), max_data: 1 << 20, depth: 1 }
     }
 
-    fn poll(&self) -> Duration {
+    fn poll(&self, _: u16) -> Duration {
         Duration::ZERO
     }
 
