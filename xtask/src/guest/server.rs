@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::lab::Lab;
+use crate::mount::wait;
 use crate::setup;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -132,15 +133,4 @@ fn listens(socket: &Path) -> Result<bool> {
         let mut words = line.split_whitespace().skip(3);
         words.next() == Some(LISTENS) && words.nth(3).map(Path::new) == Some(socket)
     }))
-}
-
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let status = child.try_wait()?;
-        if status.is_some() || Instant::now() >= deadline {
-            return Ok(status);
-        }
-        sleep(Duration::from_millis(5));
-    }
 }

@@ -122,7 +122,8 @@ impl Drop for Mount {
     }
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+/// Waits for `child` to end, at most for `limit`.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
     loop {
         let status = child.try_wait()?;
