@@ -15,15 +15,6 @@ pub use device::{ActivateError, Options, VirtioFs};
 pub use queues::{Queues, Workers};
 pub use vhost_user::VhostUserFs;
 
-/// The ring does not wake its other side more often than asked (bit 29).
-pub const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
-
-/// A descriptor may refer to a table of descriptors (bit 28).
-pub const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
-
-/// The device is no legacy device (bit 32).
-pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
-
-/// What the device offers.
-pub const FEATURES: u64 =
-    VIRTIO_F_VERSION_1 | VIRTIO_RING_F_EVENT_IDX | VIRTIO_RING_F_INDIRECT_DESC;
+pub use fsrv_transport::virtqueue::{
+    FEATURES, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};

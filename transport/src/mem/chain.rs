@@ -131,14 +131,13 @@ impl Chain {
         });
     }
 
-    /// Copies `parts` one after the other to the writable bytes, from byte `start` on.
+    /// Copies `parts` one after the other to the writable bytes, from the first on.
     ///
     /// # Panics
     /// When they do not fit.
-    pub(crate) fn put(&self, start: usize, parts: &[&[u8]]) {
+    pub(crate) fn put(&self, parts: &[&[u8]]) {
         let mut at = Cursor::default();
-        self.writable.advance(&mut at, start);
-        self.touch(start + parts.iter().map(|part| part.len()).sum::<usize>());
+        self.touch(parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| self.write(&mut at, part));
     }
 

@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use super::chain::iovec;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The page size that buffers are aligned to, in bytes: enough for O_DIRECT on every device with
@@ -52,7 +53,7 @@ impl Pages {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: `start` is inside the mapping, or at its end.
         let start = unsafe { self.start.add(start) };
-        libc::iovec { iov_base: start.as_ptr().cast(), iov_len: len }
+        iovec(start.as_ptr(), len)
     }
 
     /// The bytes.

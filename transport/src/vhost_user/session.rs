@@ -16,21 +16,15 @@ use super::{
     rings::{Address, Ring},
     wait::{TICK, is_connected, wait},
 };
+use crate::virtqueue::{self, VIRTIO_RING_F_EVENT_IDX};
 
-/// VIRTIO_F_VERSION_1.
-const VERSION_1: u64 = 1 << 32;
-/// VIRTIO_RING_F_EVENT_IDX.
-const EVENT_IDX: u64 = 1 << 29;
-/// VIRTIO_RING_F_INDIRECT_DESC.
-const INDIRECT_DESC: u64 = 1 << 28;
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// VHOST_F_LOG_ALL.
 const LOG_ALL: u64 = 1 << 26;
 
 /// What is offered.
-pub(super) const FEATURES: u64 =
-    VERSION_1 | EVENT_IDX | INDIRECT_DESC | PROTOCOL_FEATURES | LOG_ALL;
+pub(super) const FEATURES: u64 = virtqueue::FEATURES | PROTOCOL_FEATURES | LOG_ALL;
 
 /// After so long somebody is told for whom the front-end waits: QEMU waits under its big lock, and the
 /// whole guest with it.
@@ -90,7 +84,7 @@ impl<D: Device + ?Sized> Session<D> {
     /// Starts the ring if everything is there that it needs, stops it if something is missing.
     pub(super) fn settle(&mut self, index: u32) -> Result<(), Refusal> {
         let is_gated = self.features & PROTOCOL_FEATURES != 0;
-        let event_idx = self.features & EVENT_IDX != 0;
+        let event_idx = self.features & VIRTIO_RING_F_EVENT_IDX != 0;
         let ring = self.ring(index)?;
         let (is_ready, runs) = (ring.is_ready(is_gated), ring.running.is_some());
         if runs && !is_ready {
@@ -148,7 +142,7 @@ impl<D: Device + ?Sized> Session<D> {
         }
         self.features = features;
         self.log.switch(features & LOG_ALL != 0);
-        let event_idx = features & EVENT_IDX != 0;
+        let event_idx = features & VIRTIO_RING_F_EVENT_IDX != 0;
         for index in 0..self.rings.len() as u32 {
             let running = self.rings[index as usize].running.as_ref();
             if running.is_some_and(|running| running.event_idx != event_idx) {

@@ -79,7 +79,6 @@ pub(super) struct Orders {
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) malformed: AtomicU64,
-    pub(super) in_flight: AtomicU64,
 }
 
 pub(super) fn channel() -> (QueueControl, Orders) {
@@ -141,11 +140,6 @@ impl QueueControl {
     /// Messages so far that had no valid descriptors.
     pub fn malformed(&self) -> u64 {
         self.counts.malformed.load(Ordering::Relaxed)
-    }
-
-    /// Messages taken and not answered.
-    pub fn in_flight(&self) -> u64 {
-        self.counts.in_flight.load(Ordering::Relaxed)
     }
 
     fn wish(&self, wish: impl FnOnce(&mut Wishes)) {

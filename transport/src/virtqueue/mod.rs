@@ -28,6 +28,19 @@ pub use source::Source;
 use crate::{mem::GuestMap, transport::Config};
 use ring::Ring;
 
+/// The ring does not wake its other side more often than asked (bit 29).
+pub const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
+
+/// A descriptor may refer to a table of descriptors (bit 28).
+pub const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
+
+/// The device is no legacy device (bit 32).
+pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+
+/// What every device offers whose queues are served here.
+pub const FEATURES: u64 =
+    VIRTIO_F_VERSION_1 | VIRTIO_RING_F_EVENT_IDX | VIRTIO_RING_F_INDIRECT_DESC;
+
 /// Everything a queue needs to be served.
 pub struct Setup {
     /// Where the ring is and how far it was used.

@@ -229,7 +229,6 @@ impl Transport for Virtqueue {
         if !(may_wait && state.ring.has_more()) {
             state.publish();
         }
-        self.orders.counts.in_flight.store(state.in_flight.into(), Ordering::Relaxed);
     }
 
     fn trim(&mut self) -> bool {
@@ -351,7 +350,7 @@ impl State {
         self.free.clear();
         match self.ring.moved(config, Arc::new(map)) {
             Ok(moved) => self.ring = moved,
-            Err(error) => self.break_down_with(&error.to_string()),
+            Err(error) => self.break_down(&error.to_string()),
         }
     }
 
@@ -374,12 +373,8 @@ impl State {
         }
     }
 
-    fn break_down(&mut self, why: Malformed) {
-        self.break_down_with(why);
-    }
-
     /// Takes no more messages: what the guest would get is not what it asked for.
-    fn break_down_with(&mut self, why: &str) {
+    fn break_down(&mut self, why: &str) {
         self.is_broken = true;
         tracing::warn!("a virtqueue stops, the guest has to reset the device: {why}");
         if let Some(error) = &self.error {
@@ -409,7 +404,7 @@ impl Completion for QueueCompletion {
         // The data is there already, unless something precedes it.
         let data = data.filter(|data| !fixed.is_empty() || !data.is_in(chain, header.len()));
         let data = data.map(|data| data.to_vec());
-        chain.put(0, &[header, fixed, data.as_deref().unwrap_or_default()]);
+        chain.put(&[header, fixed, data.as_deref().unwrap_or_default()]);
         state.finish(self.head, len);
         Ok(())
     }
