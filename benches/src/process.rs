@@ -1,8 +1,25 @@
-//! What /proc tells of a server.
+//! A server's process, and what /proc tells of it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+
+/// Starts a server in a process group of its own. What it prints goes to the file `log`.
+pub(crate) fn start(words: &[String], log: &Path) -> Result<Child> {
+    let output = File::create(log)?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null());
+    command.stdout(output.try_clone()?).stderr(output);
+    Ok(command.process_group(0).spawn()?)
+}
+
+/// What a server has printed to `log`, in one line.
+pub(crate) fn printed(log: &Path) -> String {
+    fs::read_to_string(log).unwrap_or_default().trim().replace('\n', "; ")
+}
 
 /// Processor time that all threads of the process have used, the dead ones included, in seconds. Its grain is a clock
 /// tick: take differences over long work.

@@ -1,10 +1,9 @@
 //! What is measured: the native directory, or a server that serves it on a mount point.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::backing::Scratch;
 use crate::client;
+use crate::process;
 use crate::undo::Undo;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -83,20 +83,12 @@ impl Subject {
                     .replace("{mnt}", &mountpoint.to_string_lossy())
             })
             .collect();
-        let output = File::create(&log)?;
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.name))?;
+        let child =
+            process::start(&words, &log).with_context(|| format!("cannot start {}", self.name))?;
 
         let running = Running::guard(mountpoint, child)?;
         running.wait_for_mount().with_context(|| {
-            let output = fs::read_to_string(&log).unwrap_or_default();
-            let output = output.trim().replace('\n', "; ");
+            let output = process::printed(&log);
             format!("{} did not mount and printed {output:?}", self.name)
         })?;
         Ok(running)

@@ -1,9 +1,8 @@
 //! What is measured: a server of a vhost-user socket, and our connection to it.
 
-use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use rustix::process::{Signal, getegid, geteuid, pidfd_send_signal};
 
 use crate::backing::Scratch;
 use crate::client;
+use crate::process;
 use crate::undo::Undo;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -70,21 +70,13 @@ impl Server {
                     .replace("{socket}", &socket.to_string_lossy())
             })
             .collect();
-        let output = File::create(&log)?;
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.name))?;
+        let child =
+            process::start(&words, &log).with_context(|| format!("cannot start {}", self.name))?;
         let pid = child.id();
         let pidfd = Arc::new(client::pidfd(&child)?);
         let undo = Undo::new(move || stop(child, &pidfd));
         let mount = connect(&socket, pid, options).with_context(|| {
-            let output = fs::read_to_string(&log).unwrap_or_default();
-            let output = output.trim().replace('\n', "; ");
+            let output = process::printed(&log);
             format!("{} cannot be mounted and printed {output:?}", self.name)
         })?;
         Ok(Running { mount, pid, _undo: undo })
