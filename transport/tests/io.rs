@@ -16,9 +16,10 @@ use std::{
 
 use fsrv_transport::{
     io::{
-        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2, pwritev2,
+        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2,
+        pwritev2, read_part, write_part,
     },
-    mem::{InBuf, OutBuf, Pool},
+    mem::{InBuf, NoSpace, OutBuf, Pool},
     worker::{Worker, probe_ring},
 };
 use rustix::fs::OFlags;
@@ -123,6 +124,30 @@ fn a_hole_reads_as_zeros() {
         let read = lab.read(&file, 0, 2 << 20).await.unwrap();
         assert_eq!(read.len(), (1 << 20) + 3);
         assert!(read[..1 << 20].iter().all(|&byte| byte == 0) && read.ends_with(b"end"));
+    });
+}
+
+#[test]
+fn a_buffer_is_read_and_written_in_parts() {
+    on_both_engines(async |lab: Lab| {
+        let one = lab.file("one", &pattern(5_000), &options(true, true, 0));
+        let other = lab.file("other", &[7; 100], &options(true, true, 0));
+        let out = read_part(&one, lab.room(12_000), 4_000, 1_000).await.unwrap();
+        assert_eq!((out.len(), out.remaining()), (4_000, 8_000));
+        // Past the end of the file: less than asked for.
+        let mut out = read_part(&other, out, 1_000, 50).await.unwrap();
+        assert_eq!((out.len(), out.remaining()), (4_050, 7_950));
+        out.append_zeroes(7_000).unwrap();
+        assert_eq!(out.append_zeroes(951), Err(NoSpace));
+        let read = out.finish().as_host_bytes().to_vec();
+        assert_eq!(read, [&pattern(5_000)[1_000..], &[7; 50], &[0; 7_000]].concat());
+
+        let data = InBuf::copied(&lab.pool, &pattern(3_000));
+        let (written, data) = write_part(&one, data, 1_000, 0).await.unwrap();
+        assert_eq!((written, data.len()), (1_000, 2_000));
+        let (written, data) = write_part(&other, data, 5_000, 10).await.unwrap();
+        assert_eq!((written, data.len()), (2_000, 0));
+        assert_eq!(lab.read(&other, 10, 9_000).await.unwrap(), pattern(3_000)[1_000..]);
     });
 }
 

@@ -27,21 +27,49 @@ use crate::mem::{Filled, InBuf, OutBuf, Slices};
 ///
 /// # Cancel safety
 /// When the future is dropped, `out` stays alive until the kernel is done with it.
-pub async fn preadv2(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+pub async fn preadv2(file: &File, out: OutBuf, offset: u64) -> io::Result<Filled> {
+    read_all(file, out, offset).await.map(OutBuf::finish)
+}
+
+/// Reads from `offset` until `len` more bytes of `out` are filled, or the file ends; the rest of its room stays free.
+///
+/// # Errors
+/// Those of `preadv2(2)`, when nothing could be read.
+///
+/// # Panics
+/// When `out` has less room.
+///
+/// # Cancel safety
+/// As [`preadv2`].
+pub async fn read_part(
+    file: &File,
+    mut out: OutBuf,
+    len: usize,
+    offset: u64,
+) -> io::Result<OutBuf> {
+    let limit = out.narrow(len);
+    let mut out = read_all(file, out, offset).await?;
+    out.widen(limit);
+    Ok(out)
+}
+
+async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutBuf> {
     if let Some(bounce) =
         needs_bounce(file, offset, out.remaining(), || out.slices()).then(|| out.bounce()).flatten()
     {
-        let filled = read_all(file, bounce, offset).await?;
+        let filled = read_each(file, bounce, offset).await?.finish();
         engine::count_bounced(filled.len());
         out.append(filled.as_host_bytes()).expect("as much room as there was");
-        return Ok(out.finish());
+        return Ok(out);
     }
-    read_all(file, out, offset).await
+    read_each(file, out, offset).await
 }
 
-async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+/// Reads as often as it takes.
+async fn read_each(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutBuf> {
+    let before = out.len();
     loop {
-        let at = offset.saturating_add(out.len() as u64);
+        let at = offset.saturating_add((out.len() - before) as u64);
         let step = match read_now(file, &mut out, at) {
             Some(step) => step,
             None => {
@@ -54,11 +82,11 @@ async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<Fille
             Ok(n) if n == 0 || out.remaining() == 0 || ends_here(file, at, n) => break,
             Ok(_) => {}
             // What was read so far is the answer; the next read meets the error again.
-            Err(_) if !out.is_empty() => break,
+            Err(_) if out.len() > before => break,
             Err(error) => return Err(error),
         }
     }
-    Ok(out.finish())
+    Ok(out)
 }
 
 /// Where a write goes.
@@ -88,14 +116,45 @@ impl WriteAt {
 /// # Cancel safety
 /// When the future is dropped, `data` stays alive until the kernel is done with it, and the write
 /// still happens.
-pub async fn pwritev2(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<usize> {
+pub async fn pwritev2(file: &File, data: InBuf, at: WriteAt) -> io::Result<usize> {
+    write_all(file, data, at).await.map(|(written, _)| written)
+}
+
+/// Writes the first `len` bytes of `data` to `offset`, and returns how much that was, as [`pwritev2`] does, with the
+/// bytes that were not written.
+///
+/// # Errors
+/// Those of `pwritev2(2)`, when nothing could be written.
+///
+/// # Cancel safety
+/// As [`pwritev2`].
+pub async fn write_part(
+    file: &File,
+    mut data: InBuf,
+    len: usize,
+    offset: u64,
+) -> io::Result<(usize, InBuf)> {
+    let end = data.narrow(len);
+    let (written, mut data) = write_all(file, data, WriteAt::Offset(offset)).await?;
+    data.widen(end);
+    Ok((written, data))
+}
+
+async fn write_all(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
     if let WriteAt::Offset(offset) = at
         && needs_bounce(file, offset, data.len(), || data.slices())
         && let Some(bounced) = data.bounced()
     {
         engine::count_bounced(bounced.len());
-        data = bounced;
+        let (written, _) = write_each(file, bounced, at).await?;
+        data.advance(written);
+        return Ok((written, data));
     }
+    write_each(file, data, at).await
+}
+
+/// Writes as often as it takes.
+async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
     let mut written = 0;
     while !data.is_empty() {
         let (offset, flags) = at.behind(written);
@@ -117,7 +176,7 @@ pub async fn pwritev2(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<u
             Err(error) => return Err(error),
         }
     }
-    Ok(written)
+    Ok((written, data))
 }
 
 /// Whether O_DIRECT would take the place in the file, but not the place in memory.

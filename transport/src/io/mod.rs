@@ -16,7 +16,7 @@ mod ring;
 mod sys;
 
 pub use cost::Cost;
-pub use data::{WriteAt, preadv2, pwritev2};
+pub use data::{WriteAt, preadv2, pwritev2, read_part, write_part};
 pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};
 pub use park::Parker;

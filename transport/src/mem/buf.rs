@@ -1,6 +1,6 @@
 //! What a client sent, what it will get, and how much of that is filled.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem, sync::Arc};
 
 use super::{
     Pool, PooledBuf,
@@ -91,6 +91,17 @@ impl InBuf {
         }
     }
 
+    /// Hides all but the first `len` bytes, until [`InBuf::widen`] gets the result.
+    pub(crate) fn narrow(&mut self, len: usize) -> usize {
+        let end = self.end;
+        self.truncate(len);
+        end
+    }
+
+    pub(crate) fn widen(&mut self, end: usize) {
+        self.end = end;
+    }
+
     /// A copy of what is left, for filesystems that keep their data in memory.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len()];
@@ -178,6 +189,38 @@ impl OutBuf {
     pub fn limited(mut self, len: usize) -> Self {
         self.limit = self.limit.min(len).max(self.filled);
         self
+    }
+
+    /// Hides the room behind the next `len` bytes, until [`OutBuf::widen`] gets the result.
+    pub(crate) fn narrow(&mut self, len: usize) -> usize {
+        assert!(len <= self.remaining(), "a part is not more than the whole");
+        if let Room::Unclaimed(_) = self.room {
+            // Memory for all of the room, not for the part.
+            self.claim();
+        }
+        mem::replace(&mut self.limit, self.filled + len)
+    }
+
+    pub(crate) fn widen(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Adds `len` zeroes behind what was written.
+    ///
+    /// # Errors
+    /// [`NoSpace`] when they do not fit; nothing is written then.
+    pub fn append_zeroes(&mut self, len: usize) -> Result<(), NoSpace> {
+        const ZEROES: [u8; 16 << 10] = [0; 16 << 10];
+        if len > self.remaining() {
+            return Err(NoSpace);
+        }
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(ZEROES.len());
+            self.append(&ZEROES[..now])?;
+            left -= now;
+        }
+        Ok(())
     }
 
     /// Adds `bytes` behind what was written.
