@@ -9,6 +9,7 @@ mod machine;
 mod process;
 mod report;
 mod row;
+mod server;
 mod setup;
 mod subject;
 mod undo;

@@ -1,11 +1,18 @@
 //! A server's process, and what /proc tells of it.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::{Signal, pidfd_send_signal};
+
+/// A server that has not ended so long after it was asked to is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// Starts a server in a process group of its own. What it prints goes to the file `log`.
 pub(crate) fn start(words: &[String], log: &Path) -> Result<Child> {
@@ -19,6 +26,25 @@ pub(crate) fn start(words: &[String], log: &Path) -> Result<Child> {
 /// What a server has printed to `log`, in one line.
 pub(crate) fn printed(log: &Path) -> String {
     fs::read_to_string(log).unwrap_or_default().trim().replace('\n', "; ")
+}
+
+/// A process that ended but was not waited for is a zombie: it has no memory.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/statm")).is_ok_and(|statm| statm.starts_with(b"0 "))
+}
+
+/// Ends a server and waits for it.
+pub(crate) fn stop(mut child: Child, pidfd: &OwnedFd) {
+    let _ = pidfd_send_signal(pidfd, Signal::TERM);
+    let start = Instant::now();
+    while start.elapsed() < STOP_LIMIT {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Processor time that all threads of the process have used, the dead ones included, in seconds. Its grain is a clock

@@ -14,16 +14,15 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::backing::Scratch;
 use crate::client;
 use crate::process;
+use crate::server::ServerCommand;
 use crate::undo::Undo;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// A server ends by itself when its mount is gone; after this long it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Subject {
     pub(crate) name: String,
-    /// The server's command, a word each, with `{dir}` and `{mnt}`. None is the native directory.
-    command: Option<Vec<String>>,
+    /// None is what is served itself.
+    command: Option<ServerCommand>,
     /// Words to add where inodes must be held by file handle, not by descriptor.
     handle_words: Vec<String>,
 }
@@ -33,65 +32,35 @@ impl Subject {
         Subject { name: "native".into(), command: None, handle_words: Vec::new() }
     }
 
+    /// A server of a directory: its command has `{dir}` and `{mnt}`.
     pub(crate) fn server(name: &str, command: &str, handle_words: &str) -> Result<Self> {
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        ensure!(
-            command.contains("{dir}") && command.contains("{mnt}"),
-            "the command of {name} must hold {{dir}} and {{mnt}}: {command}"
-        );
         Ok(Subject {
             name: name.into(),
-            command: Some(words(command)),
-            handle_words: words(handle_words),
+            command: Some(ServerCommand::new(name, command, &["{dir}", "{mnt}"])?),
+            handle_words: handle_words.split_whitespace().map(str::to_owned).collect(),
         })
-    }
-
-    /// Of the form `name=command with {dir} {mnt}`.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let (name, command) =
-            text.split_once('=').context("a peer is name=command with {dir} {mnt}")?;
-        Self::server(name, command, "")
     }
 
     pub(crate) fn is_native(&self) -> bool {
         self.command.is_none()
     }
 
-    /// The command as it goes below the table: without the place of the program.
     pub(crate) fn describe(&self) -> Option<String> {
-        let mut words = self.command.clone()?;
-        if let Some(name) = Path::new(&words[0]).file_name() {
-            words[0] = name.to_string_lossy().into_owned();
-        }
-        Some(words.join(" "))
+        self.command.as_ref().map(ServerCommand::describe)
     }
 
     /// Serves `dir`. The answer is ready for clients.
     pub(crate) fn start(&self, dir: &Path, scratch: &Scratch, inodes: Inodes) -> Result<Running> {
-        let Some(words) = &self.command else {
-            return Ok(Running { root: dir.to_owned(), pid: None, pidfd: None, _undo: None });
+        let Some(command) = &self.command else {
+            return Ok(Running::native(dir));
         };
         let mountpoint = scratch.dir("mnt")?;
-        let log = scratch.dir("log")?.join("output");
-        let handle_words =
-            if inodes == Inodes::Handles { self.handle_words.as_slice() } else { &[] };
-        let words: Vec<String> = words
-            .iter()
-            .chain(handle_words)
-            .map(|word| {
-                word.replace("{dir}", &dir.to_string_lossy())
-                    .replace("{mnt}", &mountpoint.to_string_lossy())
-            })
-            .collect();
-        let child =
-            process::start(&words, &log).with_context(|| format!("cannot start {}", self.name))?;
-
-        let running = Running::guard(mountpoint, child)?;
-        running.wait_for_mount().with_context(|| {
-            let output = process::printed(&log);
-            format!("{} did not mount and printed {output:?}", self.name)
-        })?;
-        Ok(running)
+        let places = [("{dir}", &*dir.to_string_lossy()), ("{mnt}", &mountpoint.to_string_lossy())];
+        let mut words = command.fill(&places);
+        if inodes == Inodes::Handles {
+            words.extend_from_slice(&self.handle_words);
+        }
+        Running::start(&self.name, &words, mountpoint, scratch)
     }
 }
 
@@ -112,12 +81,37 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// What is served, without a server.
+    pub(crate) fn native(root: &Path) -> Self {
+        Running { root: root.to_owned(), pid: None, pidfd: None, _undo: None }
+    }
+
+    /// Starts the server `name` and waits until it has mounted `root`.
+    pub(crate) fn start(
+        name: &str,
+        words: &[String],
+        root: PathBuf,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let log = scratch.dir("log")?.join("output");
+        let child = process::start(words, &log).with_context(|| format!("cannot start {name}"))?;
+        let running = Self::guard(root, child)?;
+        running.wait_for_mount().with_context(|| {
+            let output = process::printed(&log);
+            format!("{name} did not mount and printed {output:?}")
+        })?;
+        Ok(running)
+    }
+
     fn guard(root: PathBuf, child: Child) -> Result<Self> {
         let pid = child.id();
         let pidfd = Arc::new(client::pidfd(&child)?);
         let undo = Undo::new({
-            let root = root.clone();
-            move || stop(&root, child)
+            let (root, pidfd) = (root.clone(), Arc::clone(&pidfd));
+            move || {
+                let _ = unmount(&root, UnmountFlags::DETACH);
+                process::stop(child, &pidfd);
+            }
         });
         Ok(Running { root, pid: Some(pid), pidfd: Some(pidfd), _undo: Some(undo) })
     }
@@ -125,20 +119,13 @@ impl Running {
     fn wait_for_mount(&self) -> Result<()> {
         let start = Instant::now();
         while !is_mounted(&self.root)? {
-            ensure!(!self.has_ended(), "it ended");
+            ensure!(!self.pid.is_some_and(process::has_ended), "it ended");
             if start.elapsed() > START_LIMIT {
                 bail!("not mounted after {} s", START_LIMIT.as_secs());
             }
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
-    }
-
-    /// A process that ended but was not waited for is a zombie: it has no memory.
-    fn has_ended(&self) -> bool {
-        self.pid.is_some_and(|pid| {
-            fs::read(format!("/proc/{pid}/statm")).is_ok_and(|statm| statm.starts_with(b"0 "))
-        })
     }
 }
 
@@ -147,17 +134,4 @@ fn is_mounted(path: &Path) -> Result<bool> {
     let path = path.to_string_lossy();
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&path)))
-}
-
-fn stop(mountpoint: &Path, mut child: Child) {
-    let _ = unmount(mountpoint, UnmountFlags::DETACH);
-    let start = Instant::now();
-    while start.elapsed() < STOP_LIMIT {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
 }

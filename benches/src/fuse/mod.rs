@@ -15,6 +15,7 @@ use crate::backing::Scratch;
 use crate::machine::{self, HaltPoll, HaltPolling};
 use crate::report::{self, Ratio, Results};
 use crate::row::{self, Row};
+use crate::server::parse_peer;
 use crate::setup;
 use crate::subject::{Inodes, Subject};
 use crate::undo;
@@ -89,7 +90,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut subjects =
         setup::subjects(&options.peers, options.fsrv.as_deref(), &options.fsrv_args)?;
     for command in &options.commands {
-        subjects.push(Subject::parse(command)?);
+        let (name, command) = parse_peer(command)?;
+        subjects.push(Subject::server(name, command, "")?);
     }
     let scratch = Scratch::new(&options.scratch)?;
     start_each_once(&subjects, &scratch)?;

@@ -18,6 +18,7 @@ use crate::backing::Scratch;
 use crate::machine::{self, HaltPoll, HaltPolling};
 use crate::report::{self, Ratio, Results};
 use crate::row::{self, Row};
+use crate::server::parse_peer;
 use crate::setup;
 use crate::undo;
 use phase::Run;
@@ -91,8 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         servers.push(setup::server(name, options.fsrv.as_deref(), &options.fsrv_args)?);
     }
     for peer in &options.commands {
-        let (name, command) =
-            peer.split_once('=').context("a peer is name=command with {dir} {socket}")?;
+        let (name, command) = parse_peer(peer)?;
         servers.push(Server::new(name, command)?);
     }
     let scratch = Scratch::new(&options.scratch)?;

@@ -1,30 +1,26 @@
 //! What is measured: a server of a vhost-user socket, and our connection to it.
 
-use std::fs;
 use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fsrv_frontend::{Caller, Mount, MountOptions, Socket};
-use rustix::process::{Signal, getegid, geteuid, pidfd_send_signal};
+use rustix::process::{getegid, geteuid};
 
 use crate::backing::Scratch;
 use crate::client;
 use crate::process;
+use crate::server::ServerCommand;
 use crate::undo::Undo;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// A server that does not end by itself when asked to is killed after this.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// A server to be started.
 pub(crate) struct Server {
     pub(crate) name: String,
-    /// A word each, with `{dir}` and `{socket}`.
-    words: Vec<String>,
+    /// With `{dir}` and `{socket}`.
+    command: ServerCommand,
 }
 
 /// A started server and a mount of it. Dropping it ends both, the mount first.
@@ -36,21 +32,12 @@ pub(crate) struct Running {
 
 impl Server {
     pub(crate) fn new(name: &str, command: &str) -> Result<Self> {
-        ensure!(
-            command.contains("{dir}") && command.contains("{socket}"),
-            "the command of {name} must hold {{dir}} and {{socket}}: {command}"
-        );
-        let words = command.split_whitespace().map(str::to_owned).collect();
-        Ok(Server { name: name.into(), words })
+        let command = ServerCommand::new(name, command, &["{dir}", "{socket}"])?;
+        Ok(Server { name: name.into(), command })
     }
 
-    /// The command as it goes below the table: without the place of the program.
     pub(crate) fn describe(&self) -> String {
-        let mut words = self.words.clone();
-        if let Some(name) = Path::new(&words[0]).file_name() {
-            words[0] = name.to_string_lossy().into_owned();
-        }
-        words.join(" ")
+        self.command.describe()
     }
 
     /// Serves `dir` and mounts it.
@@ -62,19 +49,14 @@ impl Server {
     ) -> Result<Running> {
         let place = scratch.dir("socket")?;
         let (socket, log) = (place.join("socket"), place.join("output"));
-        let words: Vec<String> = self
-            .words
-            .iter()
-            .map(|word| {
-                word.replace("{dir}", &dir.to_string_lossy())
-                    .replace("{socket}", &socket.to_string_lossy())
-            })
-            .collect();
+        let words = self
+            .command
+            .fill(&[("{dir}", &dir.to_string_lossy()), ("{socket}", &socket.to_string_lossy())]);
         let child =
             process::start(&words, &log).with_context(|| format!("cannot start {}", self.name))?;
         let pid = child.id();
         let pidfd = Arc::new(client::pidfd(&child)?);
-        let undo = Undo::new(move || stop(child, &pidfd));
+        let undo = Undo::new(move || process::stop(child, &pidfd));
         let mount = connect(&socket, pid, options).with_context(|| {
             let output = process::printed(&log);
             format!("{} cannot be mounted and printed {output:?}", self.name)
@@ -89,7 +71,7 @@ fn connect(socket: &Path, pid: u32, options: &MountOptions) -> Result<Mount> {
         match Socket::connect_within(socket, Duration::from_millis(100)) {
             Ok(socket) => break socket,
             Err(error) if start.elapsed() > START_LIMIT => return Err(error.into()),
-            Err(_) => ensure!(!has_ended(pid), "it ended"),
+            Err(_) => ensure!(!process::has_ended(pid), "it ended"),
         }
     };
     let mut mount = Mount::on_socket(socket, options)?;
@@ -97,22 +79,4 @@ fn connect(socket: &Path, pid: u32, options: &MountOptions) -> Result<Mount> {
         Caller { uid: geteuid().as_raw(), gid: getegid().as_raw(), pid: std::process::id() };
     mount.clients.iter_mut().for_each(|client| client.set_caller(caller));
     Ok(mount)
-}
-
-/// A process that ended but was not waited for is a zombie: it has no memory.
-fn has_ended(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/statm")).is_ok_and(|statm| statm.starts_with(b"0 "))
-}
-
-fn stop(mut child: Child, pidfd: &std::os::fd::OwnedFd) {
-    let _ = pidfd_send_signal(pidfd, Signal::TERM);
-    let start = Instant::now();
-    while start.elapsed() < STOP_LIMIT {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
 }
