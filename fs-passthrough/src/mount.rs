@@ -8,7 +8,7 @@ use std::{
 };
 
 use fsrv::op::Opcode;
-use fsrv_transport::io::Cost;
+use fsrv_transport::io::{Cost, may_wait};
 use rustix::fs::OFlags;
 
 use crate::{
@@ -103,7 +103,7 @@ impl Mounts {
             InodeFileHandles::Prefer if is_fuse(&fd) => None,
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => by_handle(&fd, stat).ok(),
         };
-        let mount = Arc::new(Mount::new(stat.mount, by_handle, is_remote(&fd)));
+        let mount = Arc::new(Mount::new(stat.mount, by_handle, may_wait(&fd)));
         known.retain(|_, mount| mount.strong_count() > 0);
         known.insert(stat.mount, Arc::downgrade(&mount));
         mount
@@ -124,29 +124,11 @@ pub(crate) fn by_handle(fd: impl AsFd, stat: &Stat) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// Whether a call may wait for another machine or process, by `f_type` of `statfs(2)`.
-fn is_remote(fd: impl AsFd) -> bool {
-    const NFS: u64 = 0x6969;
-    const SMB: u64 = 0x517b;
-    const SMB2: u64 = 0xfe53_4d42;
-    const CIFS: u64 = 0xff53_4d42;
-    const CEPH: u64 = 0x00c3_6400;
-    const V9FS: u64 = 0x0102_1997;
-    const AFS: u64 = 0x5346_414f;
-    let kind = kind(fd);
-    [NFS, SMB, SMB2, CIFS, FUSE, CEPH, V9FS, AFS].contains(&kind)
-}
-
 fn is_fuse(fd: impl AsFd) -> bool {
-    kind(fd) == FUSE
+    const FUSE: u64 = 0x6573_5546;
+    // One that does not tell is a FUSE server without statfs.
+    rustix::fs::fstatfs(fd).map_or(true, |stat| stat.f_type as u64 == FUSE)
 }
-
-/// The magic number of the filesystem. One that does not tell is a FUSE server without statfs.
-fn kind(fd: impl AsFd) -> u64 {
-    rustix::fs::fstatfs(fd).map_or(FUSE, |stat| stat.f_type as u64)
-}
-
-const FUSE: u64 = 0x6573_5546;
 
 fn stale() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)

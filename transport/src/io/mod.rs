@@ -15,7 +15,7 @@ mod pool;
 mod ring;
 mod sys;
 
-pub use cost::Cost;
+pub use cost::{Cost, may_wait};
 pub use data::{WriteAt, preadv2, pwritev2, read_part, write_part};
 pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};

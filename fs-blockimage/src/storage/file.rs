@@ -1,0 +1,345 @@
+//! One file of the host, or block device, that holds an image or a part of one.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use fsrv::types::Timestamp;
+use fsrv_transport::{
+    io::{self as file_io, Cost, File, SyncKind},
+    mem::{InBuf, OutBuf, Pool},
+};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags, fstat, ftruncate,
+    openat, seek, statx,
+};
+
+use super::{
+    lock::{self, Access},
+    probe::{HostOp, Probe},
+};
+use crate::{
+    disk::{Stat, Zeroing},
+    error::OpenError,
+};
+
+/// What [`HostFile::seek`] looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Seek {
+    Data,
+    Hole,
+}
+
+/// An open file of the host. What concerns data takes and gives owned buffers; what is written is in the host's page
+/// cache, or with O_DIRECT on the device, when the future ends.
+pub(crate) struct HostFile {
+    /// For data; O_DIRECT when that was asked for.
+    data: File,
+    /// Goes through the page cache.
+    cached: File,
+    path: PathBuf,
+    is_block_device: bool,
+    alignment: u32,
+    /// What calls on it cost that are neither reads nor writes.
+    calls: Arc<Cost>,
+    /// Zeroes to write where the host cannot make them.
+    pool: Pool,
+    probe: Option<Arc<dyn Probe>>,
+}
+
+/// The most zeroes written by one call.
+const ZEROES_MAX: u64 = 1 << 20;
+
+impl HostFile {
+    /// Opens the file at `path`, and locks it.
+    ///
+    /// # Errors
+    /// When it is neither a regular file nor a block device, cannot be opened, or is in use.
+    pub(crate) fn open(path: &Path, access: Access, direct: bool) -> Result<Self, OpenError> {
+        let cannot = |error: rustix::io::Errno| OpenError::Open {
+            path: path.to_owned(),
+            cause: error.into(),
+        };
+        // Looked at before it is opened: opening a device or a pipe may have effects.
+        let place =
+            openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
+        Self::of(place, path, access, direct)
+    }
+
+    /// Opens what `place`, an O_PATH descriptor, refers to; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`HostFile::open`].
+    pub(crate) fn of(
+        place: OwnedFd,
+        path: &Path,
+        access: Access,
+        direct: bool,
+    ) -> Result<Self, OpenError> {
+        let cannot = |error: rustix::io::Errno| OpenError::Open {
+            path: path.to_owned(),
+            cause: error.into(),
+        };
+        let is_block_device = is_block_device(&place, path)?;
+        let mode = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+        let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+        let open = |more| {
+            openat(CWD, &again, mode | OFlags::CLOEXEC | OFlags::NOCTTY | more, Mode::empty())
+        };
+        let cached = open(OFlags::empty()).map_err(cannot)?;
+        lock::take(cached.as_fd(), access).map_err(|refusal| match refusal {
+            Ok(how) => OpenError::InUse { path: path.to_owned(), how },
+            Err(cause) => OpenError::Lock { path: path.to_owned(), cause },
+        })?;
+        let cannot_io = |cause| OpenError::Open { path: path.to_owned(), cause };
+        let waits = file_io::may_wait(&cached);
+        let cost = |local: fn() -> Cost| Arc::new(if waits { Cost::waits() } else { local() });
+        let writes = cost(Cost::quick_writes);
+        let cached = File::new(cached, writes.clone()).map_err(cannot_io)?;
+        let (data, alignment) = if direct {
+            let data = open(OFlags::DIRECT).map_err(cannot)?;
+            let alignment = direct_alignment(&data);
+            (File::new(data, writes).map_err(cannot_io)?, alignment)
+        } else {
+            (cached.clone(), 1)
+        };
+        Ok(Self {
+            data,
+            cached,
+            path: path.to_owned(),
+            is_block_device,
+            alignment,
+            calls: cost(Cost::quick),
+            pool: Pool::new(),
+            probe: None,
+        })
+    }
+
+    /// Lets `probe` see every change.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_probe(&mut self, probe: Arc<dyn Probe>) {
+        self.probe = Some(probe);
+    }
+
+    /// What offsets and lengths of data must be multiples of, in bytes: 1 unless it is opened with O_DIRECT.
+    pub(crate) fn alignment(&self) -> u32 {
+        self.alignment
+    }
+
+    /// Bytes in the file.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        if self.is_block_device {
+            return Ok(seek(&self.cached, SeekFrom::End(0))?);
+        }
+        Ok(fstat(&self.cached)?.st_size.cast_unsigned())
+    }
+
+    /// What the host knows of it.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
+        let stat = fstat(&self.cached)?;
+        let allocated =
+            if self.is_block_device { self.len()? } else { stat.st_blocks.cast_unsigned() * 512 };
+        let time = |sec, nsec| Timestamp { sec, nsec: u32::try_from(nsec).unwrap_or_default() };
+        Ok(Stat {
+            allocated,
+            atime: time(stat.st_atime, stat.st_atime_nsec),
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        })
+    }
+
+    /// Adds `len` bytes from `offset` on to `out`, fewer where the file ends.
+    ///
+    /// # Errors
+    /// What the host said when nothing could be read.
+    pub(crate) async fn read(
+        &self,
+        out: OutBuf,
+        len: usize,
+        offset: u64,
+        way: Way,
+    ) -> io::Result<OutBuf> {
+        file_io::read_part(self.way(way), out, len, offset).await
+    }
+
+    /// Writes the first `len` bytes of `data` to `offset`; less only when an error followed. The rest of `data` comes
+    /// back.
+    ///
+    /// # Errors
+    /// What the host said when nothing could be written.
+    pub(crate) async fn write(
+        &self,
+        data: InBuf,
+        len: usize,
+        offset: u64,
+        way: Way,
+    ) -> io::Result<(usize, InBuf)> {
+        let op = self.watch(|| HostOp::Write { offset, data: data.to_vec()[..len].to_vec() })?;
+        op.end(file_io::write_part(self.way(way), data, len, offset).await)
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// What the host said: also the error of an earlier write that it noticed late.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let op = self.watch(|| HostOp::Sync)?;
+        op.end(file_io::fsync(&self.cached, SyncKind::Data).await)
+    }
+
+    /// Gives the file `len` bytes: what is new reads as zeroes.
+    ///
+    /// # Errors
+    /// What the host said; EINVAL for a block device, which has the size it has.
+    pub(crate) async fn set_len(&self, len: u64) -> io::Result<()> {
+        let op = self.watch(|| HostOp::SetLen(len))?;
+        let file = self.cached.clone();
+        op.end(
+            file_io::run(&self.calls, move || ftruncate(&file, len))
+                .await
+                .and_then(|done| Ok(done?)),
+        )
+    }
+
+    /// Gives `offset..offset + len` space, and the file the length for it.
+    ///
+    /// # Errors
+    /// What the host said; EOPNOTSUPP where it cannot.
+    pub(crate) async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let op = self.watch(|| HostOp::Allocate { offset, len })?;
+        op.end(file_io::fallocate(&self.cached, 0, offset, len).await)
+    }
+
+    /// Makes `offset..offset + len` read as zeroes. The file keeps its length.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> io::Result<()> {
+        let op = self.watch(|| HostOp::Zero { offset, len })?;
+        let mode = match how {
+            Zeroing::Free => FallocateFlags::PUNCH_HOLE,
+            Zeroing::Keep => FallocateFlags::ZERO_RANGE,
+        } | FallocateFlags::KEEP_SIZE;
+        let result = match file_io::fallocate(&self.cached, mode.bits(), offset, len).await {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                self.write_zeroes(offset, len).await
+            }
+            result => result,
+        };
+        op.end(result)
+    }
+
+    async fn write_zeroes(&self, mut offset: u64, len: u64) -> io::Result<()> {
+        let end = offset + len;
+        while offset < end {
+            let now = (end - offset).min(ZEROES_MAX) as usize;
+            let mut zeroes = OutBuf::new(&self.pool, now);
+            zeroes.append_zeroes(now).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            let zeroes = InBuf::copied(&self.pool, zeroes.finish().as_host_bytes());
+            let (written, _) = file_io::write_part(&self.cached, zeroes, now, offset).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    /// The first byte from `offset` on that is data, or in a hole; `None` where there is none before the end.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) async fn seek(&self, offset: u64, what: Seek) -> io::Result<Option<u64>> {
+        if self.is_block_device {
+            // It does not tell what is in use.
+            return Ok((what == Seek::Data).then_some(offset));
+        }
+        let file = self.cached.clone();
+        let to = match what {
+            Seek::Data => SeekFrom::Data(offset),
+            Seek::Hole => SeekFrom::Hole(offset),
+        };
+        match file_io::run(&self.calls, move || seek(&file, to)).await? {
+            Ok(found) => Ok(Some(found)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn way(&self, way: Way) -> &File {
+        match way {
+            Way::Data => &self.data,
+            Way::Cached => &self.cached,
+        }
+    }
+
+    fn watch(&self, op: impl FnOnce() -> HostOp) -> io::Result<Watched<'_>> {
+        let Some(probe) = self.probe.as_deref() else { return Ok(Watched(None)) };
+        Ok(Watched(Some((probe, probe.before(&op())?))))
+    }
+}
+
+/// Through which descriptor data goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// As the image was opened.
+    Data,
+    /// Through the page cache: for metadata, and for what is not aligned for O_DIRECT, when nothing else runs.
+    Cached,
+}
+
+/// An operation that a probe may see the end of.
+struct Watched<'a>(Option<(&'a dyn Probe, u64)>);
+
+impl Watched<'_> {
+    fn end<T>(self, result: io::Result<T>) -> io::Result<T> {
+        if let Some((probe, number)) = self.0 {
+            probe.after(number, result.is_ok());
+        }
+        result
+    }
+}
+
+impl fmt::Debug for HostFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostFile").field(&self.path).finish()
+    }
+}
+
+/// Whether `place` is a block device; an error unless it is that or a regular file.
+fn is_block_device(place: &OwnedFd, path: &Path) -> Result<bool, OpenError> {
+    let cannot =
+        |error: rustix::io::Errno| OpenError::Open { path: path.to_owned(), cause: error.into() };
+    let what = match FileType::from_raw_mode(fstat(place).map_err(cannot)?.st_mode) {
+        FileType::RegularFile => return Ok(false),
+        FileType::BlockDevice => return Ok(true),
+        FileType::Directory => "a directory",
+        FileType::CharacterDevice => "a character device",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        _ => "something else",
+    };
+    Err(OpenError::NotAnImage { path: path.to_owned(), what })
+}
+
+/// What O_DIRECT asks of offsets and lengths, in bytes.
+fn direct_alignment(file: &OwnedFd) -> u32 {
+    const USUAL: u32 = 4096;
+    let Ok(found) = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else {
+        return USUAL;
+    };
+    let told = found.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && found.stx_dio_offset_align != 0;
+    if told { found.stx_dio_offset_align } else { USUAL }
+}
