@@ -120,6 +120,13 @@ impl Disk {
         Ok(Self { image, is_writable: options.writable })
     }
 
+    /// The format of the image.
+    pub fn format(&self) -> Format {
+        match &self.image {
+            Image::Raw(_) => Format::Raw,
+        }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         each!(self, image => image.len())

@@ -1,12 +1,20 @@
 //! What to open, and how.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// How the content of an image is laid out in its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// The file is the content.
     Raw,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+        })
+    }
 }
 
 /// What to open, and how.
