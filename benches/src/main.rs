@@ -4,8 +4,10 @@ mod backing;
 mod client;
 mod fio;
 mod fuse;
+mod image;
 mod load;
 mod machine;
+mod options;
 mod process;
 mod report;
 mod row;
@@ -34,6 +36,8 @@ enum Command {
     Fuse(fuse::Options),
     /// Measure virtio-fs devices
     Vhost(vhost::Options),
+    /// Measure disk images served as one raw file
+    Image(image::Options),
     /// Read a tree back through a virtio-fs device and verify every byte
     Verify(verify::Options),
     /// One load, in a process of its own; prints a line `STEP OPERATIONS VALUE SERVER_CPU_SECONDS` a step
@@ -55,6 +59,7 @@ fn run() -> Result<()> {
     match Args::parse().command {
         Command::Fuse(options) => fuse::run(&options),
         Command::Vhost(options) => vhost::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Load(load) => load.run(),
     }

@@ -3,8 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use anyhow::Result;
+
+use crate::backing::Scratch;
 use crate::load::Sample;
 use crate::row::{Row, Unit};
+
+/// Of why a subject failed: enough to know, short enough for a list.
+const REASON_CHARACTERS: usize = 200;
 
 /// Everything that one setting of the machine gave.
 #[derive(Default)]
@@ -14,12 +20,36 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    pub(crate) fn add(&mut self, row: &str, subject: &str, sample: Sample) {
+    /// Notes one measurement, or why there is none, and tells it.
+    pub(crate) fn record(
+        &mut self,
+        row: &Row,
+        subject: &str,
+        sample: Result<Sample>,
+        scratch: &Scratch,
+    ) {
+        match sample {
+            Ok(sample) => {
+                eprintln!("{}: {subject} {:.1} {}", row.key, sample.value, row.unit.name());
+                self.add(&row.key, subject, sample);
+            }
+            Err(error) => {
+                // Without the place of this run's directory.
+                let place = scratch.path().to_string_lossy();
+                let reason = format!("{error:#}").replace(&*place, "");
+                let reason: String = reason.chars().take(REASON_CHARACTERS).collect();
+                eprintln!("{}: {subject} failed: {reason}", row.key);
+                self.fail(&row.key, subject, reason);
+            }
+        }
+    }
+
+    fn add(&mut self, row: &str, subject: &str, sample: Sample) {
         self.cells.entry((row.to_owned(), subject.to_owned())).or_default().push(sample);
     }
 
     /// Keeps the first reason.
-    pub(crate) fn fail(&mut self, row: &str, subject: &str, reason: String) {
+    fn fail(&mut self, row: &str, subject: &str, reason: String) {
         self.failures.entry((row.to_owned(), subject.to_owned())).or_insert(reason);
     }
 
@@ -31,7 +61,7 @@ impl Results {
         self.cells.get(&(row.key.clone(), subject.to_owned())).map_or(&[], Vec::as_slice)
     }
 
-    fn median(&self, row: &Row, subject: &str) -> Option<f64> {
+    pub(crate) fn median(&self, row: &Row, subject: &str) -> Option<f64> {
         let mut values: Vec<f64> =
             self.samples(row, subject).iter().map(|sample| sample.value).collect();
         values.sort_by(f64::total_cmp);
@@ -183,7 +213,7 @@ fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-fn head(cells: &[&str]) -> String {
+pub(crate) fn head(cells: &[&str]) -> String {
     let mut table = String::new();
     line(&mut table, cells);
     table.push_str(&"|---".repeat(cells.len()));
@@ -191,7 +221,7 @@ fn head(cells: &[&str]) -> String {
     table
 }
 
-fn line<S: AsRef<str>>(table: &mut String, cells: &[S]) {
+pub(crate) fn line<S: AsRef<str>>(table: &mut String, cells: &[S]) {
     for cell in cells {
         let _ = write!(table, "| {} ", cell.as_ref());
     }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::image::export::Export;
 use crate::row::{Backing, Group, Row};
 use crate::subject::Subject;
 use crate::vhost::server::Server;
@@ -15,6 +16,12 @@ use crate::vhost::server::Server;
 const BINDFS: &str = "bindfs -f --multithreaded -o kernel_cache,entry_timeout=86400,attr_timeout=86400,big_writes {dir} {mnt}";
 
 const FSRV: &str = "serve --vhost-user {socket} --dir {dir}";
+const FSRV_IMAGE: &str = "serve --fuse {mnt} --image {image} --format {format} --writable";
+/// With what is fastest here for its files, io_uring.
+const QSD: &str = "qemu-storage-daemon --object iothread,id=thread \
+    --blockdev file,node-name=file,filename={image},aio=io_uring,cache.direct={direct} \
+    --blockdev {format},node-name=image,file=file \
+    --export fuse,id=export,node-name=image,mountpoint={mnt},writable=on,iothread=thread";
 /// Without its containment, which costs nothing a request but needs what containers refuse.
 const VIRTIOFSD: &str =
     "--socket-path {socket} --shared-dir {dir} --sandbox none --seccomp none --allow-direct-io";
@@ -69,6 +76,45 @@ pub(crate) fn server(name: &str, fsrv: Option<&Path>, fsrv_words: &str) -> Resul
         ),
     };
     Server::new(name, &words)
+}
+
+/// The named way to a disk image's content, ready to start.
+pub(crate) fn export(name: &str, fsrv: Option<&Path>, fsrv_words: &str) -> Result<Export> {
+    let fsrv = |more: &str| {
+        let program = fsrv.map_or_else(build_fsrv, |path| Ok(path.to_owned()))?;
+        let command = format!("{} {FSRV_IMAGE} {fsrv_words} {more}", program.display());
+        Export::server(name, &command, "--host-cache direct")
+    };
+    match name {
+        "native" => Ok(Export::native()),
+        "loop" => {
+            install("losetup", "mount")?;
+            Ok(Export::loop_device())
+        }
+        "fsrv" => fsrv(""),
+        "fsrv-threads" => fsrv("--io-engine threads"),
+        "qsd" => {
+            install("qemu-storage-daemon", "qemu-system-common")?;
+            Export::server(name, QSD, "")
+        }
+        other => anyhow::bail!(
+            "no peer is called {other}: there are native, loop, fsrv, fsrv-threads, qsd, or --peer name=command"
+        ),
+    }
+}
+
+/// The programs that make images and measure them.
+pub(crate) fn image_programs() -> Result<()> {
+    fio()?;
+    install("qemu-img", "qemu-utils")
+}
+
+/// Of the programs that make images, and of their peer.
+pub(crate) fn qemu_version() -> String {
+    let output = Command::new("qemu-img").arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.ok().and_then(|text| text.lines().next().map(str::to_owned));
+    line.unwrap_or_else(|| "unknown qemu-img".into())
 }
 
 /// Installs virtiofsd unless its version is there.

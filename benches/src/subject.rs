@@ -86,6 +86,11 @@ impl Running {
         Running { root: root.to_owned(), pid: None, pidfd: None, _undo: None }
     }
 
+    /// What the kernel serves; `undo` ends it.
+    pub(crate) fn device(root: PathBuf, undo: Undo) -> Self {
+        Running { root, pid: None, pidfd: None, _undo: Some(undo) }
+    }
+
     /// Starts the server `name` and waits until it has mounted `root`.
     pub(crate) fn start(
         name: &str,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::program;
 
-/// Measure fsrv beside the native directory and its peers
+/// Measure fsrv beside the native directory or image and its peers
 #[derive(Args)]
 pub(crate) struct Bench {
     /// What to measure, and how: passed on to the benchmarks

@@ -5,14 +5,14 @@ mod phase;
 
 use std::env;
 use std::fmt::Write;
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::backing::Scratch;
-use crate::machine::{self, HaltPoll, HaltPolling};
+use crate::machine;
+use crate::options::Common;
 use crate::report::{self, Ratio, Results};
 use crate::row::{self, Row};
 use crate::server::parse_peer;
@@ -30,11 +30,6 @@ pub(crate) struct Options {
     /// Another peer, in the foreground: name=command with {dir} {mnt}
     #[arg(long = "peer", value_name = "NAME=COMMAND")]
     commands: Vec<String>,
-    #[arg(long, default_value_t = 5)]
-    repeat: usize,
-    /// An fsrv that is built already
-    #[arg(long, value_name = "PATH")]
-    fsrv: Option<PathBuf>,
     /// What `fsrv serve` is told besides the directory and the mount point
     #[arg(
         long,
@@ -43,9 +38,6 @@ pub(crate) struct Options {
         allow_hyphen_values = true
     )]
     fsrv_args: String,
-    /// How long an idle CPU polls before it halts; both measures latency rows twice
-    #[arg(long, value_enum, default_value = "both")]
-    halt_poll: HaltPolling,
     /// The time of a data row or a row of hot lookups
     #[arg(long, default_value_t = 2)]
     seconds: u64,
@@ -61,12 +53,8 @@ pub(crate) struct Options {
     /// The size of the files whose unlink is slow
     #[arg(long, default_value_t = 1024)]
     unlink_mib: u64,
-    /// On the disk to measure; O_DIRECT must work there
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
-    /// Where the tables go, besides standard output
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One run over its rows.
@@ -88,45 +76,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let rows = row::select(&options.rows)?;
     setup::programs(&rows)?;
     let mut subjects =
-        setup::subjects(&options.peers, options.fsrv.as_deref(), &options.fsrv_args)?;
+        setup::subjects(&options.peers, options.common.fsrv.as_deref(), &options.fsrv_args)?;
     for command in &options.commands {
         let (name, command) = parse_peer(command)?;
         subjects.push(Subject::server(name, command, "")?);
     }
-    let scratch = Scratch::new(&options.scratch)?;
+    let scratch = Scratch::new(&options.common.scratch)?;
     start_each_once(&subjects, &scratch)?;
 
-    let mut text = introduction(options, &subjects, &scratch);
-    let mut failed = false;
-    for setting in options.halt_poll.settings() {
-        let _halt_poll = setting.map(HaltPoll::set).transpose()?;
-        // A row that no wake-up decides is measured once.
-        let all = options.halt_poll != HaltPolling::Both || setting != Some(200_000);
+    options.common.run(introduction(options, &subjects, &scratch), |pass| {
         let rows: Vec<Row> =
-            row::select(&options.rows)?.into_iter().filter(|row| all || row.latency).collect();
-        let program = env::current_exe()?;
+            row::select(&options.rows)?.into_iter().filter(|row| pass.wants(row)).collect();
         let run = Run {
             options,
             rows: &rows,
             subjects: &subjects,
             scratch: &scratch,
-            program,
+            program: env::current_exe()?,
             results: Results::default(),
         };
         let results = run.measure()?;
-        failed |= results.has_failures();
         let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
         let ours = ["native", "fsrv"];
         let peers: Vec<&str> = names.iter().copied().filter(|name| !ours.contains(name)).collect();
         let ratio = Ratio { title: "fsrv to best peer", of: "fsrv", to: &peers };
-        text.push_str(&report::section(setting, &results, &rows, &names, &[ratio]));
-    }
-    print!("{text}");
-    if let Some(path) = &options.out {
-        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    ensure!(!failed, "rows failed: they are listed below the tables");
-    Ok(())
+        let section = report::section(pass.halt_poll, &results, &rows, &names, &[ratio]);
+        Ok((results, section))
+    })
 }
 
 /// A subject that does not start must not be found out after half an hour.
@@ -152,7 +128,7 @@ fn introduction(options: &Options, subjects: &[Subject], scratch: &Scratch) -> S
     let _ = writeln!(
         text,
         "\nMedian of {} repetitions, ± half the range, in brackets the ratio to the native directory. {} small files, {} s a data row.",
-        options.repeat, options.files, options.seconds
+        options.common.repeat, options.files, options.seconds
     );
     text
 }

@@ -51,7 +51,7 @@ impl<'a> Run<'a> {
             backing::write_file(&dir.join(&subject.name), mib)?;
             started.push(subject.start(&dir, self.scratch, Inodes::Default)?);
         }
-        for repetition in 0..self.options.repeat {
+        for repetition in 0..self.options.common.repeat {
             for row in &rows {
                 for at in self.turns(repetition) {
                     let (subject, running) = (&self.subjects[at], &started[at]);
@@ -71,10 +71,10 @@ impl<'a> Run<'a> {
             self.client(&["warm", &file.to_string_lossy()], running, LIMIT)?;
         }
         let work = fio::Work {
-            key: &row.key,
+            job: fio::Job::of_row(&row.key)?,
             file: &file,
             mib: self.options.data_mib,
-            seconds: self.options.seconds,
+            amount: fio::Amount::Seconds(self.options.seconds),
         };
         fio::run(&work, running)
     }
@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
         if rows.is_empty() {
             return Ok(());
         }
-        for repetition in 0..self.options.repeat {
+        for repetition in 0..self.options.common.repeat {
             for at in self.turns(repetition) {
                 let subject = &self.subjects[at];
                 let mount = match backing {
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
         let cold = dir.join("cold");
         fs::create_dir(dir.join("hot"))?;
         backing::write_file(&cold, COLD_MIB)?;
-        for repetition in 0..self.options.repeat {
+        for repetition in 0..self.options.common.repeat {
             for at in self.turns(repetition) {
                 let subject = &self.subjects[at];
                 for row in &rows {
@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
         let Some(row) = rows.first() else {
             return Ok(());
         };
-        for repetition in 0..self.options.repeat {
+        for repetition in 0..self.options.common.repeat {
             for at in self.turns(repetition) {
                 let subject = &self.subjects[at];
                 let mount = Mount::tmpfs(self.scratch)?;
@@ -240,23 +240,7 @@ impl<'a> Run<'a> {
     }
 
     fn record(&mut self, row: &Row, subject: &Subject, sample: Result<Sample>) {
-        match sample {
-            Ok(sample) => {
-                eprintln!("{}: {} {:.1} {}", row.key, subject.name, sample.value, row.unit.name());
-                self.results.add(&row.key, &subject.name, sample);
-            }
-            Err(error) => {
-                let reason = self.shorten(&format!("{error:#}"));
-                eprintln!("{}: {} failed: {reason}", row.key, subject.name);
-                self.results.fail(&row.key, &subject.name, reason);
-            }
-        }
-    }
-
-    /// The start of a reason, without the place of this run's directory.
-    fn shorten(&self, reason: &str) -> String {
-        const CHARACTERS: usize = 200;
-        reason.replace(&text(self.scratch.path()), "").chars().take(CHARACTERS).collect()
+        self.results.record(row, &subject.name, sample, self.scratch);
     }
 
     /// The subjects' order in this repetition.

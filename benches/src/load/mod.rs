@@ -5,7 +5,7 @@ mod tail;
 mod tree;
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -68,7 +68,8 @@ impl Sample {
     }
 }
 
-fn warm(path: &PathBuf) -> Result<()> {
+/// Reads a file once, so that it is cached.
+pub(crate) fn warm(path: &Path) -> Result<()> {
     let mut file = std::fs::File::open(path)?;
     let mut block = vec![0; 1 << 20];
     while file.read(&mut block)? > 0 {}

@@ -10,6 +10,8 @@ use fsrv_frontend::tree::Pattern;
 use fsrv_frontend::{Client, Error};
 use rustix::fs::OFlags;
 
+use crate::load::warm;
+
 pub(super) const BLOCK: u64 = 4096;
 pub(super) const LARGE: u64 = 1 << 20;
 /// Names for lookups.
@@ -68,9 +70,7 @@ impl Files {
 
     /// Reads a file once, so that it is cached.
     pub(super) fn warm(&self, name: &str) -> Result<()> {
-        let mut file = File::open(self.path(name))?;
-        std::io::copy(&mut file, &mut std::io::sink())?;
-        Ok(())
+        warm(&self.path(name))
     }
 
     /// Opens one of the data files, to read, or to write, or past the host's cache.

@@ -8,16 +8,15 @@ mod rows;
 pub(crate) mod server;
 
 use std::fmt::Write;
-use std::fs;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::backing::Scratch;
-use crate::machine::{self, HaltPoll, HaltPolling};
+use crate::machine;
+use crate::options::Common;
 use crate::report::{self, Ratio, Results};
-use crate::row::{self, Row};
+use crate::row::Row;
 use crate::server::parse_peer;
 use crate::setup;
 use crate::undo;
@@ -41,11 +40,6 @@ pub(crate) struct Options {
     /// Another peer, in the foreground: name=command with {dir} {socket}
     #[arg(long = "peer", value_name = "NAME=COMMAND")]
     commands: Vec<String>,
-    #[arg(long, default_value_t = 5)]
-    repeat: usize,
-    /// An fsrv that is built already
-    #[arg(long, value_name = "PATH")]
-    fsrv: Option<PathBuf>,
     /// What `fsrv serve` is told besides the directory and the socket
     #[arg(
         long,
@@ -54,21 +48,14 @@ pub(crate) struct Options {
         allow_hyphen_values = true
     )]
     fsrv_args: String,
-    /// How long an idle CPU polls before it halts; both measures rows of depth 1 twice
-    #[arg(long, value_enum, default_value = "both")]
-    halt_poll: HaltPolling,
     /// The time of a row
     #[arg(long, default_value_t = 1)]
     seconds: u64,
     /// The size of the files of the data rows
     #[arg(long, default_value_t = 256)]
     data_mib: u64,
-    /// On the disk to measure; O_DIRECT must work there
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
-    /// Where the tables go, besides standard output
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 const RATIOS: [Ratio<'_>; 2] = [
@@ -82,34 +69,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "only root can mount a tmpfs and set halt polling: run this as root"
     );
     undo::on_signals()?;
-    select(&options.rows)?;
+    rows::select(&options.rows)?;
     let with_native = options.peers.iter().any(|name| name == NATIVE);
     if with_native {
         setup::fio()?;
     }
     let mut servers = Vec::new();
     for name in options.peers.iter().filter(|name| *name != NATIVE) {
-        servers.push(setup::server(name, options.fsrv.as_deref(), &options.fsrv_args)?);
+        servers.push(setup::server(name, options.common.fsrv.as_deref(), &options.fsrv_args)?);
     }
     for peer in &options.commands {
         let (name, command) = parse_peer(peer)?;
         servers.push(Server::new(name, command)?);
     }
-    let scratch = Scratch::new(&options.scratch)?;
+    let scratch = Scratch::new(&options.common.scratch)?;
     start_each_once(&servers, &scratch)?;
 
     let mut names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     if with_native {
         names.insert(0, NATIVE);
     }
-    let mut text = introduction(options, &servers, &scratch);
-    let mut failed = false;
-    for setting in options.halt_poll.settings() {
-        let _halt_poll = setting.map(HaltPoll::set).transpose()?;
-        // A row that no wake-up decides is measured once.
-        let all = options.halt_poll != HaltPolling::Both || setting != Some(200_000);
+    options.common.run(introduction(options, &servers, &scratch), |pass| {
         let plans: Vec<Plan> =
-            select(&options.rows)?.into_iter().filter(|plan| all || plan.row.latency).collect();
+            rows::select(&options.rows)?.into_iter().filter(|plan| pass.wants(&plan.row)).collect();
         let run = Run {
             options,
             plans: &plans,
@@ -119,27 +101,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             results: Results::default(),
         };
         let results = run.measure()?;
-        failed |= results.has_failures();
         let rows: Vec<Row> = plans.into_iter().map(|plan| plan.row).collect();
-        text.push_str(&report::section(setting, &results, &rows, &names, &RATIOS));
-    }
-    print!("{text}");
-    if let Some(path) = &options.out {
-        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    ensure!(!failed, "rows failed: they are listed below the tables");
-    Ok(())
-}
-
-/// The rows that the names select; refuses a name that selects none.
-fn select(names: &[String]) -> Result<Vec<Plan>> {
-    let mut plans = rows::all();
-    let keys: Vec<String> = plans.iter().map(|plan| plan.row.key.clone()).collect();
-    row::check_names(&keys, names)?;
-    plans.retain(|plan| {
-        names.is_empty() || names.iter().any(|name| row::is_part(&plan.row.key, name))
-    });
-    Ok(plans)
+        let section = report::section(pass.halt_poll, &results, &rows, &names, &RATIOS);
+        Ok((results, section))
+    })
 }
 
 /// A server that does not start must not be found out after half an hour.
@@ -160,7 +125,7 @@ fn introduction(options: &Options, servers: &[Server], scratch: &Scratch) -> Str
         text,
         "\nMedian of {} repetitions of {} s, ± half the range, in brackets the ratio to native: fio's libaio, or a loop of \
          preadv or pwritev over as many buffers as the queue has.",
-        options.repeat, options.seconds
+        options.common.repeat, options.seconds
     );
     text
 }

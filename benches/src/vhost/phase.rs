@@ -20,7 +20,7 @@ use crate::fio;
 use crate::load::Sample;
 use crate::process;
 use crate::report::Results;
-use crate::subject::{Inodes, Subject};
+use crate::subject;
 
 const ENOENT: i32 = 2;
 /// Reads from the disk beside which a warm read is timed.
@@ -75,7 +75,7 @@ impl Run<'_> {
     fn rounds(&mut self, plans: &[&Plan], files: &Files) -> Result<()> {
         let count = self.servers.len();
         let mut started: Vec<Option<Running>> = (0..count).map(|_| None).collect();
-        for repetition in 0..self.options.repeat {
+        for repetition in 0..self.options.common.repeat {
             for plan in plans {
                 if self.with_native && has_native(plan.work) {
                     let sample = self.native(plan, files);
@@ -192,10 +192,18 @@ impl Run<'_> {
     fn native(&self, plan: &Plan, files: &Files) -> Result<Sample> {
         let seconds = self.options.seconds;
         if plan.work == Work::Direct {
-            let running = Subject::native().start(&files.dir, self.scratch, Inodes::Default)?;
-            let (file, mib) = (files.path("direct"), self.options.data_mib);
-            let key = "direct-d32";
-            return fio::run(&fio::Work { key, file: &file, mib, seconds }, &running);
+            let work = fio::Work {
+                job: fio::Job {
+                    rw: "randread",
+                    engine: fio::Engine::Direct(plan.depth),
+                    jobs: 1,
+                    block: fio::SMALL,
+                },
+                file: &files.path("direct"),
+                mib: self.options.data_mib,
+                amount: fio::Amount::Seconds(seconds),
+            };
+            return fio::run(&work, &subject::Running::native(&files.dir));
         }
         let writes = plan.work == Work::SequentialWrite;
         let name = if writes { NATIVE } else { "read" };
@@ -212,20 +220,7 @@ impl Run<'_> {
     }
 
     fn record(&mut self, plan: &Plan, subject: &str, sample: Result<Sample>) {
-        let row = &plan.row;
-        match sample {
-            Ok(sample) => {
-                eprintln!("{}: {subject} {:.1} {}", row.key, sample.value, row.unit.name());
-                self.results.add(&row.key, subject, sample);
-            }
-            Err(error) => {
-                let place = self.scratch.path().to_string_lossy();
-                let reason: String =
-                    format!("{error:#}").replace(&*place, "").chars().take(200).collect();
-                eprintln!("{}: {subject} failed: {reason}", row.key);
-                self.results.fail(&row.key, subject, reason);
-            }
-        }
+        self.results.record(&plan.row, subject, sample, self.scratch);
     }
 }
 

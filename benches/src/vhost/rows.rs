@@ -1,6 +1,8 @@
 //! The rows of a device on a queue.
 
-use crate::row::{Group, Row, Unit};
+use anyhow::Result;
+
+use crate::row::{self, Group, Row, Unit};
 
 /// What one row does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,8 +45,13 @@ const SMALL: [(Work, &str, &str); 5] = [
     (Work::Write, "write", "4 KiB write"),
 ];
 
+/// The rows that the names select, or all; refuses a name that selects none.
+pub(super) fn select(names: &[String]) -> Result<Vec<Plan>> {
+    row::named(all(), names, |plan| &plan.row)
+}
+
 /// Every row, in the order of the table.
-pub(super) fn all() -> Vec<Plan> {
+fn all() -> Vec<Plan> {
     let mut plans = Vec::new();
     for (work, key, title) in SMALL {
         for depth in [1, 16, 128] {
