@@ -16,8 +16,8 @@ pub struct Owner {
 /// The permission bits of users other than the owner.
 const OTHERS: u32 = 0o077;
 const WRITE: u32 = 0o222;
-/// Without suid, sgid and the sticky bit.
-const PERMISSIONS: u32 = 0o777;
+/// With suid, sgid and the sticky bit, which mean nothing here.
+const PERMISSIONS: u32 = 0o7777;
 
 impl Owner {
     /// The file of the user `uid`, who may read it, and write to it when it is writable.

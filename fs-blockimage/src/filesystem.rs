@@ -12,7 +12,10 @@ use std::{
 use fsrv::{
     Attr, Attributes, Context, Entry, Errno, FileSystem, Init, LookupName, NameBuf, NodeId, Opened,
     Result, Stats,
-    abi::{FOPEN_DIRECT_IO, FOPEN_PARALLEL_DIRECT_WRITES, FUSE_DIRECT_IO_ALLOW_MMAP},
+    abi::{
+        FOPEN_DIRECT_IO, FOPEN_PARALLEL_DIRECT_WRITES, FUSE_ATOMIC_O_TRUNC,
+        FUSE_DIRECT_IO_ALLOW_MMAP,
+    },
     op::*,
     types::{Created, Fh, StatFs},
 };
@@ -162,7 +165,9 @@ impl BlockImage {
 
 impl FileSystem for BlockImage {
     fn init(&self, init: &mut Init) {
-        init.want(FUSE_DIRECT_IO_ALLOW_MMAP);
+        // With the open itself comes O_TRUNC, and is ignored there: `cp` and the shell's `>` write over a disk, they do
+        // not make it empty.
+        init.want(FUSE_DIRECT_IO_ALLOW_MMAP | FUSE_ATOMIC_O_TRUNC);
     }
 
     fn destroy(&self) {
@@ -284,10 +289,10 @@ impl FileSystem for BlockImage {
 
     async fn lseek(&self, _: &Context, op: Lseek) -> Result<u64> {
         self.file(op.nodeid)?;
-        if op.offset >= self.disk.len() {
-            return Err(Errno::ENXIO);
-        }
+        let len = self.disk.len();
         match op.whence {
+            SEEK_HOLE if op.offset == len => Ok(len),
+            SEEK_DATA | SEEK_HOLE if op.offset >= len => Err(Errno::ENXIO),
             SEEK_DATA => self.disk.next_data(op.offset).await.map_err(failed)?.ok_or(Errno::ENXIO),
             SEEK_HOLE => self.disk.next_hole(op.offset).await.map_err(failed),
             _ => Err(Errno::EINVAL),

@@ -1,5 +1,10 @@
 //! What a test sees of the host, and how it disturbs it.
 
+#![cfg_attr(
+    not(feature = "testing"),
+    expect(unreachable_pub, reason = "only tests put a probe in")
+)]
+
 use std::io;
 
 /// Something that is about to change a file of the host, or to make changes durable.
