@@ -41,8 +41,7 @@ fn configure(context: &OwnedFd, device: &Device, options: &MountOptions) -> io::
     fsconfig_set_string(context, "source", options.source.as_os_str())?;
     set("subtype", SUBTYPE)?;
     set("fd", &device.as_raw_fd().to_string())?;
-    // A directory, in octal.
-    set("rootmode", "40000")?;
+    set("rootmode", options.root.mode())?;
     set("user_id", &geteuid().to_string())?;
     set("group_id", &getegid().to_string())?;
     fsconfig_set_flag(context, "default_permissions")?;

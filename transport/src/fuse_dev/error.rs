@@ -18,6 +18,56 @@ pub enum MountError {
         /// The mount point.
         path: PathBuf,
     },
+    /// The file to mount over does not exist.
+    #[error(
+        "cannot mount on {}: '{}' is not a regular file, it does not exist; create it first, empty",
+        .path.display(), .path.display()
+    )]
+    NoFile {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// What is to be mounted over is no regular file.
+    #[error(
+        "cannot mount on {}: '{}' is not a regular file; mount over one, it may be empty",
+        .path.display(), .path.display()
+    )]
+    NotAFile {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A server has mounted over this file, whatever name of the file it used.
+    #[error(
+        "cannot mount on {}: '{}' is already exported, by this path or another; end that server \
+         first, or mount over another file",
+        .path.display(), .path.display()
+    )]
+    AlreadyExported {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The file to mount over cannot be opened, and so not locked.
+    #[error(
+        "cannot mount on {}: cannot open it for reading, to lock it: {cause}; let this user read it",
+        .path.display()
+    )]
+    Unreadable {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel answered.
+        cause: io::Error,
+    },
+    /// The filesystem of the file to mount over has no locks.
+    #[error(
+        "cannot mount on {}: cannot lock it: {cause}; mount over a file of a local filesystem",
+        .path.display()
+    )]
+    NotLockable {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel answered.
+        cause: io::Error,
+    },
     /// The mount point cannot be reached.
     #[error("cannot mount on {}: {cause}", .path.display())]
     Unreachable {

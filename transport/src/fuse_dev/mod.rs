@@ -9,6 +9,9 @@ mod channel;
 mod device;
 mod direct;
 mod error;
+#[cfg(test)]
+mod file_tests;
+mod lock;
 mod mount;
 mod options;
 mod point;

@@ -14,6 +14,8 @@ use rustix::{
 
 use super::{
     Device, MountError, MountOptions, direct,
+    lock::FileLock,
+    options::Root,
     point::{MountId, MountPoint},
     program,
 };
@@ -27,11 +29,14 @@ pub struct Mount {
     path: PathBuf,
     id: MountId,
     means: Means,
+    root: Root,
+    /// There for a file.
+    lock: Option<FileLock>,
 }
 
 /// Who made the mount, and so may remove it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Means {
+enum Means {
     Kernel,
     Program,
 }
@@ -44,24 +49,32 @@ pub(super) enum Means {
 /// # Errors
 /// See [`MountError`]; nothing is left behind.
 pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, Device), MountError> {
-    let point = MountPoint::open(path)?;
+    let point = MountPoint::open(path, options.root)?;
     match mount_directly(&point, options) {
-        Err(error) if is_refusal(&error) => {}
-        result => return result,
+        Ok((id, device)) => Ok((Mount::new(point, id, Means::Kernel), device)),
+        Err(error) if is_refusal(&error) => mount_by_program(point, options),
+        Err(error) => Err(error),
     }
-    let device = program::mount(&point, options)?;
-    let refused = |cause| MountError::Refused { path: path.to_owned(), cause };
-    Ok((Mount::new(point.path, Means::Program).map_err(refused)?, device))
 }
 
 fn mount_directly(
     point: &MountPoint,
     options: &MountOptions,
-) -> Result<(Mount, Device), MountError> {
+) -> Result<(MountId, Device), MountError> {
     let device = Device::open().map_err(|cause| MountError::NoDevice { cause })?;
     let refused = |cause| MountError::Refused { path: point.path.clone(), cause };
     let id = direct::mount(&device, point, options).map_err(refused)?;
-    Ok((Mount { path: point.path.clone(), id, means: Means::Kernel }, device))
+    Ok((id, device))
+}
+
+pub(super) fn mount_by_program(
+    point: MountPoint,
+    options: &MountOptions,
+) -> Result<(Mount, Device), MountError> {
+    let device = program::mount(&point, options)?;
+    let refused = |cause| MountError::Refused { path: point.path.clone(), cause };
+    let id = MountId::at(&point.path).map_err(refused)?;
+    Ok((Mount::new(point, id, Means::Program), device))
 }
 
 /// Whether somebody with more rights may do better.
@@ -71,10 +84,9 @@ fn is_refusal(error: &MountError) -> bool {
 }
 
 impl Mount {
-    /// What is mounted at `path` now.
-    pub(super) fn new(path: PathBuf, means: Means) -> io::Result<Self> {
-        let id = MountId::at(&path)?;
-        Ok(Self { path, id, means })
+    fn new(point: MountPoint, id: MountId, means: Means) -> Self {
+        let MountPoint { path, root, lock, .. } = point;
+        Self { path, id, means, root, lock }
     }
 
     /// The mount point, without symbolic links.
@@ -111,8 +123,8 @@ impl Mount {
     /// # Errors
     /// When something could not be written.
     pub fn sync(&self) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = open(&self.path, flags, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = open(&self.path, flags | self.root.open_flags(), Mode::empty())?;
         if MountId::of(&root)?.is_same(&self.id) {
             syncfs(&root)?;
         }
@@ -128,6 +140,14 @@ impl Mount {
     }
 
     fn remove(&self, flags: UnmountFlags) -> io::Result<()> {
+        self.take_off(flags)?;
+        if let Some(lock) = &self.lock {
+            lock.release();
+        }
+        Ok(())
+    }
+
+    fn take_off(&self, flags: UnmountFlags) -> io::Result<()> {
         match self.on_top()? {
             Some(top) if top.is_same(&self.id) => {}
             // Numbers of filesystems are reused, but not while they live.
@@ -144,7 +164,7 @@ impl Mount {
         }
     }
 
-    /// The mount that the mount point leads to, if it still is a directory.
+    /// The mount that the mount point leads to, if it is still there.
     fn on_top(&self) -> io::Result<Option<MountId>> {
         match MountId::at(&self.path) {
             Ok(id) => Ok(Some(id)),

@@ -5,7 +5,7 @@ use std::{
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
-use rustix::mount::MountAttrFlags;
+use rustix::{fs::OFlags, mount::MountAttrFlags};
 
 /// What a mount is like.
 ///
@@ -14,8 +14,35 @@ use rustix::mount::MountAttrFlags;
 pub struct MountOptions {
     pub(super) source: OsString,
     pub(super) allow_other: bool,
+    pub(super) root: Root,
     /// One for each of [`FLAGS`].
     set: [bool; FLAGS.len()],
+}
+
+/// What is mounted on, which is what the root of the mount is too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Root {
+    Directory,
+    File,
+}
+
+impl Root {
+    /// The type of the root as the kernel takes it, in octal.
+    pub(super) fn mode(self) -> &'static str {
+        match self {
+            Self::Directory => "40000",
+            Self::File => "100000",
+        }
+    }
+
+    /// What opening adds to refuse anything else, as far as it can.
+    pub(super) fn open_flags(self) -> OFlags {
+        match self {
+            Self::Directory => OFlags::DIRECTORY,
+            // What is no regular file must not keep us waiting.
+            Self::File => OFlags::NONBLOCK,
+        }
+    }
 }
 
 /// A flag of mount(8).
@@ -60,7 +87,22 @@ const ATIME: [&str; 3] = ["noatime", "strictatime", "relatime"];
 impl MountOptions {
     /// A mount that lists `source` as what is mounted, with the defaults of the kernel.
     pub fn new(source: impl Into<OsString>) -> Self {
-        Self { source: source.into(), allow_other: false, set: [false; FLAGS.len()] }
+        Self {
+            source: source.into(),
+            allow_other: false,
+            root: Root::Directory,
+            set: [false; FLAGS.len()],
+        }
+    }
+
+    /// Mounts over a regular file instead of a directory. Node 1 must then be a regular file.
+    ///
+    /// A file has one such mount at a time, whichever of its names is mounted on: it is locked
+    /// (flock(2)) until the mount is removed.
+    #[must_use]
+    pub fn over_file(mut self) -> Self {
+        self.root = Root::File;
+        self
     }
 
     /// Lets users other than the one who mounts in.

@@ -5,16 +5,17 @@ use std::{future::Future, io::ErrorKind, path::Path, time::Duration};
 use rustix::fs::{Mode, OFlags, open};
 use tempfile::TempDir;
 
-use super::{mount::Means, point::MountPoint, *};
+use super::{mount::mount_by_program, options::Root, point::MountPoint, *};
 use crate::{
     mem::{PAGE, Pool},
     transport::{Config, Message, Transport},
 };
 
-const CONFIG: Config = Config { header_split: 80, reply_header: 16, max_data: 1 << 20, depth: 4 };
+pub(super) const CONFIG: Config =
+    Config { header_split: 80, reply_header: 16, max_data: 1 << 20, depth: 4 };
 
 /// The code of INIT, which a kernel sends first.
-const INIT: u32 = 26;
+pub(super) const INIT: u32 = 26;
 
 /// A mount, with the directory that it covers. The fields are dropped in this order.
 struct Mounted {
@@ -32,9 +33,8 @@ impl Mounted {
 
     fn by_program() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let point = MountPoint::open(dir.path()).unwrap();
-        let device = program::mount(&point, &MountOptions::new("a,b")).expect("a mount");
-        let mount = Mount::new(point.path, Means::Program).unwrap();
+        let point = MountPoint::open(dir.path(), Root::Directory).unwrap();
+        let (mount, device) = mount_by_program(point, &MountOptions::new("a,b")).expect("a mount");
         Self { mount, device, dir }
     }
 
@@ -160,12 +160,12 @@ fn options_reach_the_mount() {
     mount.unmount().unwrap();
 }
 
-fn in_runtime(test: impl Future<Output = ()>) {
+pub(super) fn in_runtime(test: impl Future<Output = ()>) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().unwrap().block_on(test);
 }
 
-fn opcode<C>(mut message: Message<C>) -> u32 {
+pub(super) fn opcode<C>(mut message: Message<C>) -> u32 {
     let mut head = [0; 8];
     message.input.take_front(&mut head).unwrap();
     u32::from_ne_bytes(head[4..].try_into().unwrap())
@@ -175,11 +175,11 @@ fn refusal(path: &Path) -> String {
     mount(path, &MountOptions::new("test")).map(drop).unwrap_err().to_string()
 }
 
-fn is_mounted(path: &Path) -> bool {
+pub(super) fn is_mounted(path: &Path) -> bool {
     mount_line(path).is_some()
 }
 
-fn mount_line(path: &Path) -> Option<String> {
+pub(super) fn mount_line(path: &Path) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = mounts.lines().find(|line| line.split(' ').nth(4).map(Path::new) == Some(path));
     line.map(str::to_owned)
