@@ -1,9 +1,13 @@
 //! The command line.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{CString, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
-use fsrv::virtio_fs::Tag;
+use fsrv::{Name, NameBuf, virtio_fs::Tag};
 use fsrv_passthrough::{CachePolicy, InodeFileHandles};
 use fsrv_transport::{fuse_dev::MountOptions, worker};
 
@@ -12,9 +16,11 @@ Example:
   fsrv serve --fuse /mnt --dir /srv/data
           shows /srv/data at /mnt until Ctrl-C or `umount /mnt`
   fsrv serve --vhost-user /run/data.sock --dir /srv/data
-          serves it to a virtual machine, which mounts it by `mount -t virtiofs TAG /mnt`";
+          serves it to a virtual machine, which mounts it by `mount -t virtiofs TAG /mnt`
+  fsrv serve --fuse disk --image disk.qcow2
+          shows the content of disk.qcow2 in the file disk, as a raw disk, for reading";
 
-/// Serve a directory to a mount point or a virtual machine.
+/// Serve a directory or a disk image to a mount point or a virtual machine.
 #[derive(Parser, Debug)]
 #[command(name = "fsrv", version, after_help = EXAMPLE)]
 pub(crate) struct Cli {
@@ -27,21 +33,64 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
 }
 
-/// Serve a directory until the mount is removed or a signal comes.
+/// Serve a directory, or a disk image as one raw file, until the mount is removed or a signal comes.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = EXAMPLE,
+    group = ArgGroup::new("what").args(["dir", "image"]).required(true),
     group = ArgGroup::new("where").args(["fuse", "vhost_user", "fd"]).required(true),
     group = ArgGroup::new("vm").args(["vhost_user", "fd"]),
 )]
 pub(crate) struct Serve {
     /// The directory to serve
     #[arg(long, value_name = "DIR", help_heading = "What to serve")]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Option<PathBuf>,
 
     /// Refuse every change with EROFS
-    #[arg(long, help_heading = "What to serve")]
+    #[arg(long, conflicts_with = "image", help_heading = "What to serve")]
     pub(crate) readonly: bool,
+
+    /// The disk image to serve: its content, as one raw file
+    #[arg(long, value_name = "IMAGE", help_heading = "What to serve")]
+    pub(crate) image: Option<PathBuf>,
+
+    /// The format of the image [default, when it is only read: what it looks like]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        conflicts_with = "dir",
+        help_heading = "For an image"
+    )]
+    pub(crate) format: Option<ImageFormat>,
+
+    /// Let the image be changed
+    #[arg(long, requires = "format", conflicts_with = "dir", help_heading = "For an image")]
+    pub(crate) writable: bool,
+
+    /// Let writes past its end make it longer
+    #[arg(long, requires = "writable", conflicts_with = "dir", help_heading = "For an image")]
+    pub(crate) growable: bool,
+
+    /// Whether its data goes through the host's page cache, or past it by O_DIRECT
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        conflicts_with = "dir",
+        help_heading = "For an image"
+    )]
+    pub(crate) host_cache: HostCache,
+
+    /// A directory with backing or data files that the image may refer to; may be given again
+    #[arg(long, value_name = "DIR", conflicts_with = "dir", help_heading = "For an image")]
+    pub(crate) allow_backing: Vec<PathBuf>,
+
+    /// What a virtual machine calls the file [default: the name of the image]
+    #[arg(long, value_name = "NAME", value_parser = file_name, conflicts_with_all = ["dir", "fuse"],
+          help_heading = "For an image")]
+    pub(crate) name: Option<Box<NameBuf>>,
 
     /// The mount point to serve it at
     #[arg(long, value_name = "MOUNTPOINT", help_heading = "Where to serve it")]
@@ -106,34 +155,48 @@ pub(crate) struct Serve {
 
     /// How much the client may keep: names and attributes for 1 s (`auto`) or 24 h (`metadata`, and
     /// with data `always`), or nothing (`never`)
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t, help_heading = "Caching")]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_enum,
+        default_value_t,
+        conflicts_with = "image",
+        help_heading = "Caching"
+    )]
     pub(crate) cache: Cache,
 
     /// How long attributes hold
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
-          help_heading = "Caching")]
+          conflicts_with = "image", help_heading = "Caching")]
     pub(crate) attr_timeout: Option<Duration>,
 
     /// How long names hold
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
-          help_heading = "Caching")]
+          conflicts_with = "image", help_heading = "Caching")]
     pub(crate) entry_timeout: Option<Duration>,
 
     /// How long it holds that a name does not exist
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
-          help_heading = "Caching")]
+          conflicts_with = "image", help_heading = "Caching")]
     pub(crate) negative_timeout: Option<Duration>,
 
     /// Let the client gather writes; for a directory that nobody else changes
-    #[arg(long, conflicts_with = "readonly", help_heading = "Caching")]
+    #[arg(long, conflicts_with_all = ["readonly", "image"], help_heading = "Caching")]
     pub(crate) writeback: bool,
 
     /// Let O_DIRECT reach the host's files
-    #[arg(long, help_heading = "Caching")]
+    #[arg(long, conflicts_with = "image", help_heading = "Caching")]
     pub(crate) allow_direct_io: bool,
 
     /// Hold known files by file handle instead of by descriptor
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Resources")]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        conflicts_with = "image",
+        help_heading = "Resources"
+    )]
     pub(crate) inode_file_handles: Handles,
 
     /// Threads that serve, each on a CPU of its own [default: one for each CPU, at most 8]
@@ -174,6 +237,21 @@ pub(crate) enum AllowOther {
     Auto,
     On,
     Off,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ImageFormat {
+    /// The file is the content
+    Raw,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum HostCache {
+    /// Through the page cache
+    #[default]
+    Buffered,
+    /// Past it
+    Direct,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -267,6 +345,12 @@ fn tag(text: &str) -> Result<Tag, String> {
     Tag::new(text).map_err(|error| error.to_string())
 }
 
+fn file_name(text: &str) -> Result<Box<NameBuf>, String> {
+    let no_name = || "it is no name of a file".to_owned();
+    let text = CString::new(text).map_err(|_| no_name())?;
+    Name::new(&text).map(|name| Box::new(name.to_buf())).map_err(|_| no_name())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
@@ -289,86 +373,4 @@ fn mount_option(word: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::first_paragraph;
-
-    #[test]
-    fn a_command_line_with_two_paths_is_enough() {
-        let serve = parse(&[]).unwrap();
-        assert_eq!((serve.fuse, serve.dir), (Some("/mnt".into()), "/data".into()));
-        assert_eq!((serve.cache, serve.io_engine), (Cache::Auto, IoEngine::Auto));
-    }
-
-    #[test]
-    fn timeouts_are_seconds_with_a_fraction() {
-        let serve = parse(&["--attr-timeout", "0.25"]).unwrap();
-        assert_eq!(serve.attr_timeout, Some(Duration::from_millis(250)));
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_and_named() {
-        for (words, named) in [
-            (&["--cache", "auto", "--cache", "never"][..], "--cache"),
-            (&["--readonly", "--readonly"], "--readonly"),
-            (&["--readonly", "--writeback"], "--writeback"),
-            (&["--cache", "never", "--writeback"], "--writeback"),
-            (&["--attr-timeout", "-1"], "--attr-timeout"),
-            (&["--entry-timeout", "nan"], "--entry-timeout"),
-            (&["--workers", "0"], "--workers"),
-            (&["--workers", "100000"], "--workers"),
-            (&["--rlimit-nofile", "1"], "--rlimit-nofile"),
-            (&["-o", "nosuid,cache"], "cache"),
-            (&["extra"], "extra"),
-            (&["--vhost-user", "/sock"], "--vhost-user"),
-            (&["--tag", "share"], "--tag"),
-            (&["--queues", "2"], "--queues"),
-            (&["--poll-us", "5"], "--poll-us"),
-            (&["--once"], "--once"),
-        ] {
-            let said = first_paragraph(&parse(words).unwrap_err());
-            assert!(said.contains(named), "{named} in {said}");
-            assert!(!said.contains('\n'));
-        }
-    }
-
-    #[test]
-    fn a_virtual_machine_has_options_of_its_own() {
-        let sock = &["--vhost-user", "/sock"][..];
-        let serve = parse_all(&[sock, &["--tag", "data", "--once"]].concat()).unwrap();
-        assert_eq!((serve.tag.to_string().as_str(), serve.once, serve.fuse), ("data", true, None));
-        for (words, named) in [
-            (&[][..], "--fuse"),
-            (&["--vhost-user", "/sock", "--fd", "3"], "--fd"),
-            (&["--vhost-user", "/sock", "--queues", "0"], "--queues"),
-            (&["--vhost-user", "/sock", "--tag", ""], "--tag"),
-            (
-                &["--vhost-user", "/sock", "--tag", "a-tag-of-more-than-thirty-six-bytes-xx"],
-                "--tag",
-            ),
-            (&["--vhost-user", "/sock", "--allow-other", "on"], "--allow-other"),
-            (&["--vhost-user", "/sock", "-o", "nosuid"], "--mount-options"),
-            (&["--vhost-user", "/sock", "--poll-us", "1000001"], "--poll-us"),
-            (&["--fd", "3", "--once"], "--once"),
-            (&["--fd", "3", "--socket-group", "kvm"], "--socket-group"),
-        ] {
-            let said = first_paragraph(&parse_all(words).unwrap_err());
-            assert!(said.contains(named), "{named} in {said}");
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
-        parse_all(&[&["--fuse", "/mnt"], more].concat())
-    }
-
-    fn parse_all(more: &[&str]) -> Result<Serve, clap::Error> {
-        let words = ["fsrv", "serve", "--dir", "/data"];
-        let words = words.iter().chain(more).map(OsString::from).collect();
-        Cli::parse(words).map(|Cli { command: Command::Serve(serve) }| *serve)
-    }
-}
+mod tests;

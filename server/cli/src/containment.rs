@@ -13,7 +13,7 @@ use rustix::thread::{
 };
 
 /// What serving a directory for many users takes.
-const NEEDED: CapabilitySet = CapabilitySet::CHOWN
+const FOR_DIRECTORY: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
@@ -32,6 +32,24 @@ const SECURE_BITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
+/// What is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Serving {
+    /// A directory, for many users.
+    Directory,
+    /// An image: everything is open already.
+    Image,
+}
+
+impl Serving {
+    fn needed(self) -> CapabilitySet {
+        match self {
+            Self::Directory => FOR_DIRECTORY,
+            Self::Image => CapabilitySet::empty(),
+        }
+    }
+}
+
 /// What has to be done later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Later {
@@ -46,8 +64,8 @@ pub(crate) enum Later {
 impl Later {
     fn needed(self) -> CapabilitySet {
         match self {
-            Self::Serve => NEEDED,
-            Self::Unmount | Self::RunUnmount => NEEDED.union(CapabilitySet::SYS_ADMIN),
+            Self::Serve => CapabilitySet::empty(),
+            Self::Unmount | Self::RunUnmount => CapabilitySet::SYS_ADMIN,
         }
     }
 }
@@ -68,14 +86,15 @@ pub(crate) fn can_open_by_handle() -> bool {
 ///
 /// # Errors
 /// When the kernel refuses to take something away.
-pub(crate) fn apply(later: Later) -> Result<Containment> {
+pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
+    let needed = serving.needed().union(later.needed());
     let sets = capabilities(None).context("cannot read the capabilities")?;
     if sets.effective.contains(CapabilitySet::SETPCAP) {
-        bound(later.needed()).context("cannot reduce the bounding set of capabilities")?;
+        bound(needed).context("cannot reduce the bounding set of capabilities")?;
         let bits = capabilities_secure_bits()? | SECURE_BITS;
         set_capabilities_secure_bits(bits).context("cannot set the secure bits")?;
     }
-    let kept = sets.permitted & later.needed();
+    let kept = sets.permitted & needed;
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
         .context("cannot drop capabilities")?;
@@ -108,6 +127,7 @@ impl fmt::Display for Containment {
         }
         match self.capabilities.bits().count_ones() {
             0 => f.write_str("no capabilities")?,
+            1 => f.write_str("1 capability")?,
             n => write!(f, "{n} capabilities")?,
         }
         if self.capabilities.contains(CapabilitySet::SYS_ADMIN) {
@@ -131,18 +151,23 @@ mod tests {
     #[test]
     fn what_is_not_needed_is_gone_for_the_thread_and_its_children() {
         // A thread of its own: the other tests keep what they have.
-        for (later, count) in
-            [(Later::Unmount, "10 capabilities (sys"), (Later::Serve, "9 capabilities")]
-        {
+        for (serving, later, count) in [
+            (Serving::Directory, Later::Unmount, "10 capabilities (sys"),
+            (Serving::Directory, Later::Serve, "9 capabilities"),
+            (Serving::Image, Later::Unmount, "1 capability (sys"),
+            (Serving::Image, Later::Serve, "no capabilities"),
+        ] {
             let contained = thread::spawn(move || {
-                let contained = apply(later).expect("this needs root");
+                let contained = apply(serving, later).expect("this needs root");
                 let look =
                     move || (contained, capabilities(None).unwrap(), no_new_privs().unwrap());
                 thread::spawn(look).join().unwrap()
             });
             let (contained, sets, no_new_privs) = contained.join().unwrap();
-            assert!(later.needed().contains(sets.permitted) && sets.inheritable.is_empty());
-            assert!(sets.effective.contains(CapabilitySet::SETFCAP));
+            let needed = serving.needed().union(later.needed());
+            assert!(needed.contains(sets.permitted) && sets.inheritable.is_empty());
+            let is_directory = serving == Serving::Directory;
+            assert_eq!(sets.effective.contains(CapabilitySet::SETFCAP), is_directory);
             assert!(no_new_privs);
             let said = contained.to_string();
             assert!(said.starts_with(&format!("contained by no_new_privs, {count}")), "{said}");

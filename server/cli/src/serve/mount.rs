@@ -1,8 +1,8 @@
-//! A directory at a mount point.
+//! A directory or an image at a mount point.
 
 use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use fsrv::{FileSystem, Limits, Session, layer::ReadOnly};
 use fsrv_passthrough::prepare_worker;
 use fsrv_transport::{
@@ -13,14 +13,20 @@ use fsrv_transport::{
 };
 use rustix::process::geteuid;
 use tokio::{
+    runtime::Runtime,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
 
-use super::Prepared;
+use super::{
+    Prepared,
+    directory::{self, Directory},
+    image::{self, Image},
+};
 use crate::{
     args::{AllowOther, Serve},
-    containment::{self, Later},
+    containment::{self, Later, Serving},
+    limits::Need,
     mount_program::Background,
     report,
     share::Share,
@@ -38,33 +44,76 @@ const JOIN_LIMIT_DETACHED: Duration = Duration::from_millis(300);
 /// Serves until the mount is gone.
 pub(super) fn serve(args: &Serve, point: &Path) -> Result<()> {
     let background = args.background.then(Background::begin).transpose()?;
-    let share = Share::open(&args.dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start")?;
+    let result = match (&args.dir, &args.image) {
+        (Some(dir), _) => serve_directory(&runtime, args, dir, point, background),
+        (None, Some(path)) => serve_image(&runtime, args, path, point, background),
+        (None, None) => bail!("nothing to serve was given"),
+    };
+    runtime.shutdown_background();
+    result
+}
+
+fn serve_directory(
+    runtime: &Runtime,
+    args: &Serve,
+    dir: &Path,
+    point: &Path,
+    background: Option<Background>,
+) -> Result<()> {
+    let share = Share::open(dir)?;
     share.refuse_overlap(point)?;
-    let server = Server { prepared: Prepared::new(args, share)?, args, point, background };
-    let fs = server.prepared.passthrough()?;
-    if args.readonly { server.serve(ReadOnly(fs)) } else { server.serve(fs) }
+    let manner = directory::manner(args);
+    let prepared = Prepared::new(args, &share.path, manner, directory::need(args))?;
+    let mut options = mount_options(&share.path, args);
+    if args.readonly {
+        options.set("ro");
+    }
+    let fs = Directory::new(args, share, prepared.descriptors.limit).filesystem()?;
+    let serving = Serving::Directory;
+    let server = Server { prepared, point, options, background, prepare_worker, serving };
+    if args.readonly {
+        runtime.block_on(server.serve(ReadOnly(fs)))
+    } else {
+        runtime.block_on(server.serve(fs))
+    }
+}
+
+fn serve_image(
+    runtime: &Runtime,
+    args: &Serve,
+    path: &Path,
+    point: &Path,
+    background: Option<Background>,
+) -> Result<()> {
+    let image = runtime.block_on(Image::open(args, path, allows_other(args)))?;
+    image::prepare_process();
+    let prepared = Prepared::new(args, path, image.manner(args), Need::OpenFiles)?;
+    let options = mount_options(path, args).over_file();
+    let serving = Serving::Image;
+    let server =
+        Server { prepared, point, options, background, prepare_worker: || Ok(()), serving };
+    let served = runtime.block_on(server.serve(image.filesystem()));
+    // Also after a failure: what was written before it is the client's.
+    served.and(runtime.block_on(image.close()))
 }
 
 struct Server<'a> {
     prepared: Prepared,
-    args: &'a Serve,
     point: &'a Path,
+    options: MountOptions,
     background: Option<Background>,
+    prepare_worker: fn() -> io::Result<()>,
+    serving: Serving,
 }
 
 impl Server<'_> {
-    fn serve<F: FileSystem + 'static>(self, fs: F) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("cannot start")?;
-        let result = runtime.block_on(async {
-            // From here on a signal must not leave a mount behind.
-            let signals = Signals::catch().context("cannot catch signals")?;
-            let options = mount_options(&self.prepared.share, self.args);
-            let (mount, device) = mount(self.point, &options)?;
-            self.run(fs, Arc::new(mount), device, signals).await
-        });
-        runtime.shutdown_background();
-        result
+    async fn serve<F: FileSystem + 'static>(self, fs: F) -> Result<()> {
+        // From here on a signal must not leave a mount behind.
+        let signals = Signals::catch().context("cannot catch signals")?;
+        let (mount, device) = mount(self.point, &self.options)?;
+        self.run(fs, Arc::new(mount), device, signals).await
     }
 
     async fn run<F: FileSystem + 'static>(
@@ -76,9 +125,9 @@ impl Server<'_> {
     ) -> Result<()> {
         let later = if mount.needs_program() { Later::RunUnmount } else { Later::Unmount };
         let clones = self.clones(device)?;
-        let contained = containment::apply(later)?;
-        let manner = self.prepared.manner(self.args, clones.len());
-        let what = format!("{} at {}", self.prepared.share.path.display(), mount.path().display());
+        let contained = containment::apply(self.serving, later)?;
+        let manner = self.prepared.manner(clones.len());
+        let what = format!("{} at {}", self.prepared.path.display(), mount.path().display());
         let (began, mut begun) = unbounded_channel();
         let session = Session::new(fs, Limits::default()).on_begin(move |init| {
             let minor = init.minor();
@@ -87,7 +136,8 @@ impl Server<'_> {
             let _ = began.send(());
         });
         self.prepared.log();
-        let mut workers = Workers::start(session, clones, self.prepared.engine.engine)?;
+        let engine = self.prepared.engine.engine;
+        let mut workers = Workers::start(session, clones, engine, self.prepare_worker)?;
         tokio::select! {
             biased;
             _ = begun.recv() => if let Some(background) = self.background.take() {
@@ -144,6 +194,7 @@ impl Workers {
         session: Session<F>,
         devices: Vec<(usize, Device)>,
         engine: Engine,
+        prepare: fn() -> io::Result<()>,
     ) -> Result<Self> {
         let session = Arc::new(session);
         let (sender, ended) = unbounded_channel();
@@ -157,7 +208,7 @@ impl Workers {
                 let transport = FuseTransport::new(device, config, Pool::new())?;
                 fsrv::serve(transport, &*session).await
             };
-            threads.push(worker.spawn(prepare_worker, main).context("cannot start a worker")?);
+            threads.push(worker.spawn(prepare, main).context("cannot start a worker")?);
         }
         Ok(Self { threads, ended })
     }
@@ -193,18 +244,18 @@ impl Drop for End {
     }
 }
 
-fn mount_options(share: &Share, args: &Serve) -> MountOptions {
-    let allow_other = match args.allow_other {
+fn allows_other(args: &Serve) -> bool {
+    match args.allow_other {
         AllowOther::On => true,
         AllowOther::Off => false,
         AllowOther::Auto => geteuid().is_root(),
-    };
-    let mut options = MountOptions::new(&share.path).allow_other(allow_other);
+    }
+}
+
+fn mount_options(source: &Path, args: &Serve) -> MountOptions {
+    let mut options = MountOptions::new(source).allow_other(allows_other(args));
     for word in &args.mount_options {
         options.set(word);
-    }
-    if args.readonly {
-        options.set("ro");
     }
     options
 }
@@ -236,7 +287,9 @@ mod tests {
         runtime.block_on(async {
             let mut signals = Signals::catch().unwrap();
             let session = Session::new(Stuck, Limits::default());
-            let workers = Workers::start(session, vec![(0, device)], Engine::Threads).unwrap();
+            let workers =
+                Workers::start(session, vec![(0, device)], Engine::Threads, prepare_worker)
+                    .unwrap();
             let client = thread::spawn({
                 let path = dir.path().to_owned();
                 move || fs::metadata(path)

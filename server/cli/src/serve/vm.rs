@@ -1,6 +1,8 @@
-//! A directory as a virtio-fs device, for front-ends one after the other.
+//! A directory or an image as a virtio-fs device, for front-ends one after the other.
 
 use std::{
+    io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -17,13 +19,19 @@ use fsrv_transport::{
     mem::survive_truncation,
     vhost_user::{Closer, FrontEnd, Listener, serve_front_end},
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{runtime::Runtime, sync::oneshot, time::timeout};
 
-use super::{Prepared, count};
+use super::{
+    Prepared, count,
+    directory::{self, Directory},
+    image::{self, Image},
+};
 use crate::{
     args::Serve,
-    containment::{self, Later},
-    group, report,
+    containment::{self, Later, Serving},
+    group,
+    limits::Need,
+    report,
     share::Share,
     signals::Signals,
 };
@@ -40,17 +48,45 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Serves until a signal comes, or the only front-end has left.
 pub(super) fn serve(args: &Serve) -> Result<()> {
-    let share = Share::open(&args.dir)?;
-    let listener = listener(args)?;
-    let prepared = Prepared::new(args, share)?;
-    // What is wrong with the directory is said before somebody connects.
-    prepared.passthrough()?;
-    survive_truncation().context("cannot handle memory that a front-end truncates")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start")?;
-    let result = runtime.block_on(run(args, prepared, listener));
+    let result = match (&args.dir, &args.image) {
+        (Some(dir), _) => serve_directory(&runtime, args, dir),
+        (None, Some(path)) => serve_image(&runtime, args, path),
+        (None, None) => bail!("nothing to serve was given"),
+    };
     runtime.shutdown_background();
     result
+}
+
+fn serve_directory(runtime: &Runtime, args: &Serve, dir: &Path) -> Result<()> {
+    let share = Share::open(dir)?;
+    let listener = listener(args)?;
+    let manner = directory::manner(args);
+    let prepared = Prepared::new(args, &share.path, manner, directory::need(args))?;
+    let directory = Directory::new(args, share, prepared.descriptors.limit);
+    // What is wrong with the directory is said before somebody connects.
+    directory.filesystem()?;
+    let server = Server { args, prepared, listener, prepare_worker, serving: Serving::Directory };
+    if args.readonly {
+        runtime.block_on(server.serve(move || directory.filesystem().map(ReadOnly)))
+    } else {
+        runtime.block_on(server.serve(move || directory.filesystem()))
+    }
+}
+
+fn serve_image(runtime: &Runtime, args: &Serve, path: &Path) -> Result<()> {
+    // The guest's users are all the same to the host.
+    let image = Arc::new(runtime.block_on(Image::open(args, path, true))?);
+    let listener = listener(args)?;
+    image::prepare_process();
+    let prepared = Prepared::new(args, path, image.manner(args), Need::OpenFiles)?;
+    let serving = Serving::Image;
+    let server = Server { args, prepared, listener, prepare_worker: || Ok(()), serving };
+    let share = image.clone();
+    let served = runtime.block_on(server.serve(move || Ok(share.filesystem())));
+    // Also after a failure: what was written before it is the guest's.
+    served.and(runtime.block_on(image.close()))
 }
 
 fn listener(args: &Serve) -> Result<Listener> {
@@ -62,46 +98,56 @@ fn listener(args: &Serve) -> Result<Listener> {
     }
 }
 
-async fn run(args: &Serve, prepared: Prepared, listener: Listener) -> Result<()> {
-    let mut signals = Signals::catch().context("cannot catch signals")?;
-    let contained = containment::apply(Later::Serve)?;
-    let request_queues = args.queues.map_or(prepared.cpus.len().min(QUEUES_DEFAULT), usize::from);
-    let workers = Workers {
-        count: prepared.cpus.len(),
-        engine: prepared.engine.engine,
-        prepare: prepare_worker,
-    };
-    let queues = Arc::new(Queues::start(&workers).await.context("cannot start the workers")?);
-    prepared.log();
-    let place = match &args.vhost_user {
-        Some(socket) => socket.display().to_string(),
-        None => format!("the inherited socket {}", args.fd.unwrap_or_default()),
-    };
-    report::say(format_args!(
-        "serving {} at {place}: tag {}, {}, {}; {contained}",
-        prepared.share.path.display(),
-        args.tag,
-        count(request_queues, "queue"),
-        prepared.manner(args, prepared.cpus.len()),
-    ));
-    let config = ConfigSpace { tag: args.tag, request_queues: request_queues as u16 };
-    let front_ends = Arc::new(FrontEnds {
-        listener,
-        queues,
-        config,
-        poll: Duration::from_micros(args.poll_us),
-        is_only_one: args.once || args.fd.is_some(),
-        current: Mutex::default(),
-    });
-    let control = if args.readonly {
-        front_ends.clone().start(move || prepared.passthrough().map(ReadOnly))?
-    } else {
-        front_ends.clone().start(move || prepared.passthrough())?
-    };
-    let result = until_end(&front_ends, &mut signals, control).await;
-    // The control thread may hold the listener when the process exits.
-    front_ends.listener.remove();
-    result
+struct Server<'a> {
+    args: &'a Serve,
+    prepared: Prepared,
+    listener: Listener,
+    prepare_worker: fn() -> io::Result<()>,
+    serving: Serving,
+}
+
+impl Server<'_> {
+    /// Serves what `fs` makes for each front-end, which knows nothing yet.
+    async fn serve<F: FileSystem + 'static>(
+        self,
+        fs: impl Fn() -> Result<F> + Send + 'static,
+    ) -> Result<()> {
+        let Self { args, prepared, listener, .. } = self;
+        survive_truncation().context("cannot handle memory that a front-end truncates")?;
+        let mut signals = Signals::catch().context("cannot catch signals")?;
+        let contained = containment::apply(self.serving, Later::Serve)?;
+        let cpus = prepared.cpus.len();
+        let request_queues = args.queues.map_or(cpus.min(QUEUES_DEFAULT), usize::from);
+        let workers =
+            Workers { count: cpus, engine: prepared.engine.engine, prepare: self.prepare_worker };
+        let queues = Arc::new(Queues::start(&workers).await.context("cannot start the workers")?);
+        prepared.log();
+        let place = match &args.vhost_user {
+            Some(socket) => socket.display().to_string(),
+            None => format!("the inherited socket {}", args.fd.unwrap_or_default()),
+        };
+        report::say(format_args!(
+            "serving {} at {place}: tag {}, {}, {}; {contained}",
+            prepared.path.display(),
+            args.tag,
+            count(request_queues, "queue"),
+            prepared.manner(cpus),
+        ));
+        let config = ConfigSpace { tag: args.tag, request_queues: request_queues as u16 };
+        let front_ends = Arc::new(FrontEnds {
+            listener,
+            queues,
+            config,
+            poll: Duration::from_micros(args.poll_us),
+            is_only_one: args.once || args.fd.is_some(),
+            current: Mutex::default(),
+        });
+        let control = front_ends.clone().start(fs)?;
+        let result = until_end(&front_ends, &mut signals, control).await;
+        // The control thread may hold the listener when the process exits.
+        front_ends.listener.remove();
+        result
+    }
 }
 
 async fn until_end(
