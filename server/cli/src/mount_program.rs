@@ -3,9 +3,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     io::{Read, Write, pipe},
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    os::unix::process::CommandExt,
     path::Path,
     process::{self, ExitCode, Stdio},
 };
@@ -29,8 +29,10 @@ const FOR_OTHERS: [&str; 12] = [
 ];
 
 /// Options of `fsrv serve` that a line gives in another way.
-const NOT_IN_A_LINE: [&str; 12] = [
+const NOT_IN_A_LINE: [&str; 14] = [
     "dir",
+    "image",
+    "name",
     "fuse",
     "vhost-user",
     "fd",
@@ -150,11 +152,15 @@ impl Options {
 
     fn command_line(self, source: &OsStr, target: &OsStr) -> Vec<OsString> {
         let mut words: Vec<OsString> = ["fsrv", "serve", "--background"].map(Into::into).into();
-        for (option, path) in [("--dir=", source), ("--fuse=", target)] {
+        let is_image = fs::metadata(source).is_ok_and(|found| !found.is_dir());
+        let what = if is_image { "--image=" } else { "--dir=" };
+        for (option, path) in [(what, source), ("--fuse=", target)] {
             words.push([OsStr::new(option), path].into_iter().collect());
         }
         words.extend(self.serve.into_iter().map(OsString::from));
-        if self.readonly && !words.iter().any(|word| word.as_bytes() == b"--readonly") {
+        let says = |option: &str| words.iter().any(|word| word == option);
+        // An image is read-only unless it is said to be writable: then it cannot be both.
+        if self.readonly && !says("--readonly") && (!is_image || says("--writable")) {
             words.push("--readonly".into());
         }
         if !self.mount.is_empty() {
@@ -241,6 +247,17 @@ mod tests {
         assert!(is_read_only("rw,ro"));
         assert!(!is_read_only("ro,rw"));
         assert!(is_read_only("readonly,ro"));
+    }
+
+    #[test]
+    fn a_file_is_an_image() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let path = image.path().display();
+        let line = parse(&format!("{path} /m -o ro,format=raw")).unwrap();
+        let words = format!("fsrv serve --background --image={path} --fuse=/m --format=raw");
+        assert_eq!(line.serve, split(&words));
+        let said = parse(&format!("{path} /m -o ro,format=raw,writable")).unwrap_err().to_string();
+        assert!(said.contains("--readonly"), "{said}");
     }
 
     #[test]
