@@ -96,7 +96,7 @@ pub(crate) struct Ratio<'a> {
     pub(crate) to: &'a [&'a str],
 }
 
-/// What one setting of the machine gave: measurements, processor time, failures.
+/// What one setting of the machine gave: measurements, processor time, failures. Nothing if it has no rows.
 pub(crate) fn section(
     setting: Option<u32>,
     results: &Results,
@@ -104,6 +104,9 @@ pub(crate) fn section(
     subjects: &[&str],
     ratios: &[Ratio<'_>],
 ) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let title = match setting {
         Some(0) => "Halt polling 0".to_owned(),
         Some(nanoseconds) => format!("Halt polling {nanoseconds}"),
