@@ -43,15 +43,28 @@ impl Server {
     /// Serves `dir`, and returns when the socket takes connections.
     pub(crate) fn start(lab: &Lab, dir: &Path, args: &[&str]) -> Result<Self> {
         let place = tempfile::tempdir()?;
+        let command = command(lab, &place.path().join("socket"), dir)?;
+        Self::spawn(lab.daemon, command, place, args)
+    }
+
+    /// Serves the image at `path`; virtiofsd knows none.
+    pub(crate) fn of_image(lab: &Lab, path: &Path, args: &[&str]) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let mut command = fsrv(lab, &place.path().join("socket"))?;
+        command.arg("--image").arg(path);
+        Self::spawn(Daemon::Fsrv, command, place, args)
+    }
+
+    fn spawn(daemon: Daemon, mut command: Command, place: TempDir, args: &[&str]) -> Result<Self> {
         let log = tempfile::tempfile()?;
-        let process = command(lab, &place.path().join("socket"), dir)?
+        let process = command
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)
             .spawn()
             .context("cannot start setpriv")?;
-        let mut server = Self { daemon: lab.daemon, process, log, place };
+        let mut server = Self { daemon, process, log, place };
         server.wait_until_it_listens()?;
         Ok(server)
     }
@@ -109,21 +122,29 @@ impl Drop for Server {
 }
 
 fn command(lab: &Lab, socket: &Path, dir: &Path) -> Result<Command> {
-    // A suite that is killed runs no destructors; its server then gets the signal from the kernel.
+    if lab.daemon == Daemon::Fsrv {
+        let mut command = fsrv(lab, socket)?;
+        command.arg("--dir").arg(dir);
+        return Ok(command);
+    }
+    let mut command = mortal();
+    command.arg(setup::find("virtiofsd").context("virtiofsd is not installed")?);
+    command.arg("--socket-path").arg(socket).arg("--shared-dir").arg(dir);
+    command.args(["--xattr", "--posix-acl", "--inode-file-handles=prefer"]);
+    Ok(command)
+}
+
+fn fsrv(lab: &Lab, socket: &Path) -> Result<Command> {
+    let mut command = mortal();
+    command.arg(lab.fsrv()?).args(["serve", "--vhost-user"]).arg(socket);
+    Ok(command)
+}
+
+/// A suite that is killed runs no destructors; its server then gets the signal from the kernel.
+fn mortal() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]);
-    match lab.daemon {
-        Daemon::Fsrv => {
-            command.arg(lab.fsrv()?).args(["serve", "--vhost-user"]).arg(socket);
-            command.arg("--dir").arg(dir);
-        }
-        Daemon::Virtiofsd => {
-            command.arg(setup::find("virtiofsd").context("virtiofsd is not installed")?);
-            command.arg("--socket-path").arg(socket).arg("--shared-dir").arg(dir);
-            command.args(["--xattr", "--posix-acl", "--inode-file-handles=prefer"]);
-        }
-    }
-    Ok(command)
+    command
 }
 
 /// Whether somebody listens at `socket`, asked without connecting: that would be a guest.

@@ -3,6 +3,7 @@
 mod debian;
 mod exercise;
 mod fsx;
+mod image;
 mod pjdfstest;
 mod queues;
 mod sharing;
@@ -23,12 +24,13 @@ use crate::tally::Tally;
 
 type Test = fn(&Lab) -> Result<()>;
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     ("files", files),
     ("the guest restarts", guest_restarts),
     ("the server restarts", server_restarts),
     ("programs", programs),
     ("fsx", fsx::run),
+    ("a disk image", image::makes_a_filesystem),
     ("two guests count", sharing::two_guests_count),
 ];
 
