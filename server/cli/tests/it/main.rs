@@ -4,6 +4,7 @@ mod bad_input;
 mod direct_io;
 mod engine;
 mod fstab;
+mod image;
 mod lifecycle;
 mod mount;
 mod property;

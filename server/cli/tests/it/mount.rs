@@ -29,17 +29,22 @@ pub(crate) struct Mount {
 impl Mount {
     /// Serves `dir` at `mountpoint`, and returns when it is mounted.
     pub(crate) fn serve(fsrv: &Path, dir: &Path, mountpoint: &Path, args: &[&str]) -> Result<Self> {
+        Self::start(mountpoint, |command, mountpoint| {
+            command.arg(fsrv).args(["serve", "--fuse"]).arg(mountpoint);
+            command.arg("--dir").arg(dir).args(args)
+        })
+    }
+
+    /// Starts the server that `name` adds to a command, and returns when something is mounted at `mountpoint`.
+    pub(crate) fn start(
+        mountpoint: &Path,
+        name: impl for<'a> FnOnce(&'a mut Command, &Path) -> &'a mut Command,
+    ) -> Result<Self> {
         let mountpoint = fs::canonicalize(mountpoint)?;
         let log = tempfile::tempfile()?;
         // A test that is killed runs no destructors; its server then gets the signal from the kernel.
-        let server = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM"])
-            .arg(fsrv)
-            .args(["serve", "--fuse"])
-            .arg(&mountpoint)
-            .arg("--dir")
-            .arg(dir)
-            .args(args)
+        let mut command = Command::new("setpriv");
+        let server = name(command.args(["--pdeathsig", "TERM"]), &mountpoint)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)

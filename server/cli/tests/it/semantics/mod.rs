@@ -15,10 +15,10 @@ mod owners;
 mod ranges;
 mod slow;
 mod suid;
-mod sys;
+pub(crate) mod sys;
 mod times;
 mod unlinked;
-mod user;
+pub(crate) mod user;
 mod xattrs;
 
 use std::fmt::Debug;

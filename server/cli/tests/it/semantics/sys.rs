@@ -14,23 +14,23 @@ use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Gives this thread a working directory and umask of its own.
-pub(super) fn own_umask() -> rustix::io::Result<()> {
+pub(crate) fn own_umask() -> rustix::io::Result<()> {
     // SAFETY: only working directory, root and umask are concerned, and no descriptor.
     unsafe { unshare_unsafe(UnshareFlags::FS) }
 }
 
 /// Bytes of a file, the last of them at `u64::MAX` for "to the end".
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bytes {
-    pub(super) start: i64,
+pub(crate) struct Bytes {
+    pub(crate) start: i64,
     /// 0 reaches to the end.
-    pub(super) len: i64,
+    pub(crate) len: i64,
 }
 
-pub(super) const ALL: Bytes = Bytes { start: 0, len: 0 };
+pub(crate) const ALL: Bytes = Bytes { start: 0, len: 0 };
 
 /// `fcntl(2)` with a `struct flock`. Returns the kind and the pid that came back.
-pub(super) fn lock(
+pub(crate) fn lock(
     file: impl AsFd,
     command: c_int,
     kind: c_int,
@@ -52,14 +52,14 @@ pub(super) fn lock(
 /// A file handle, as a client of the mount gets it.
 #[repr(C)]
 #[derive(Clone)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     bytes: u32,
     kind: c_int,
     handle: [u8; 128],
 }
 
 /// `name_to_handle_at(2)`.
-pub(super) fn handle_of(path: &Path) -> io::Result<Handle> {
+pub(crate) fn handle_of(path: &Path) -> io::Result<Handle> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut handle = Handle { bytes: 128, kind: 0, handle: [0; 128] };
     let mut mount = 0;
@@ -73,7 +73,7 @@ pub(super) fn handle_of(path: &Path) -> io::Result<Handle> {
 }
 
 /// `open_by_handle_at(2)` on the mount of `mount`.
-pub(super) fn open_handle(mount: &File, handle: &Handle, flags: c_int) -> io::Result<File> {
+pub(crate) fn open_handle(mount: &File, handle: &Handle, flags: c_int) -> io::Result<File> {
     let mut handle = handle.clone();
     // SAFETY: `handle` is a whole `struct file_handle`.
     let fd = unsafe {
@@ -86,13 +86,13 @@ pub(super) fn open_handle(mount: &File, handle: &Handle, flags: c_int) -> io::Re
 }
 
 /// A shared mapping of the start of a file.
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     address: *mut libc::c_void,
     len: usize,
 }
 
 impl Mapping {
-    pub(super) fn new(file: &File, len: usize) -> rustix::io::Result<Self> {
+    pub(crate) fn new(file: &File, len: usize) -> rustix::io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses an address where nothing is.
         let address =
@@ -100,19 +100,19 @@ impl Mapping {
         Ok(Self { address, len })
     }
 
-    pub(super) fn write(&mut self, at: usize, byte: u8) {
+    pub(crate) fn write(&mut self, at: usize, byte: u8) {
         assert!(at < self.len);
         // SAFETY: the byte is inside the mapping, and the caller's file is that long.
         unsafe { self.address.cast::<u8>().add(at).write_volatile(byte) }
     }
 
-    pub(super) fn read(&self, at: usize) -> u8 {
+    pub(crate) fn read(&self, at: usize) -> u8 {
         assert!(at < self.len);
         // SAFETY: as in `write`.
         unsafe { self.address.cast::<u8>().add(at).read_volatile() }
     }
 
-    pub(super) fn sync(&self) -> rustix::io::Result<()> {
+    pub(crate) fn sync(&self) -> rustix::io::Result<()> {
         // SAFETY: it is our mapping.
         unsafe { msync(self.address, self.len, MsyncFlags::SYNC) }
     }
@@ -127,10 +127,10 @@ impl Drop for Mapping {
 
 /// Memory at an address that O_DIRECT takes.
 #[repr(C, align(4096))]
-pub(super) struct Aligned(pub(super) [u8; 8192]);
+pub(crate) struct Aligned(pub(crate) [u8; 8192]);
 
 /// Lets SIGUSR1 interrupt system calls and do nothing else.
-pub(super) fn interrupted_by_usr1() {
+pub(crate) fn interrupted_by_usr1() {
     extern "C" fn nothing(_: c_int) {}
     // SAFETY: the handler does nothing, and the action is whole: no flags, an empty mask.
     unsafe {
@@ -142,7 +142,7 @@ pub(super) fn interrupted_by_usr1() {
 }
 
 /// Signals one thread of another process.
-pub(super) fn signal_thread(process: Pid, thread: i32, signal: c_int) -> io::Result<()> {
+pub(crate) fn signal_thread(process: Pid, thread: i32, signal: c_int) -> io::Result<()> {
     let process = process.as_raw_nonzero().get();
     // SAFETY: no memory is involved.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
@@ -154,7 +154,7 @@ fn check(result: c_int) -> io::Result<()> {
 }
 
 /// `truncate(2)`.
-pub(super) fn truncate(path: &std::ffi::CStr, size: i64) -> io::Result<()> {
+pub(crate) fn truncate(path: &std::ffi::CStr, size: i64) -> io::Result<()> {
     // SAFETY: the path is a C string.
     check(unsafe { libc::truncate64(path.as_ptr(), size) })
 }

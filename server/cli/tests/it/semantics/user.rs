@@ -10,23 +10,23 @@ use super::sys;
 
 /// Who does something.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct User {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) groups: &'static [u32],
-    pub(super) umask: u32,
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: &'static [u32],
+    pub(crate) umask: u32,
 }
 
-pub(super) const ROOT: User = User { uid: 0, gid: 0, groups: &[], umask: 0o022 };
-pub(super) const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: &[], umask: 0o022 };
+pub(crate) const ROOT: User = User { uid: 0, gid: 0, groups: &[], umask: 0o022 };
+pub(crate) const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: &[], umask: 0o022 };
 
 /// A group that only supplementary members have.
-pub(super) const STAFF: u32 = 4242;
-pub(super) const MEMBER: User = User { uid: 4001, gid: 4001, groups: &[STAFF], umask: 0o022 };
+pub(crate) const STAFF: u32 = 4242;
+pub(crate) const MEMBER: User = User { uid: 4001, gid: 4001, groups: &[STAFF], umask: 0o022 };
 
 impl User {
     /// Runs `action` as this user, on a thread of its own with ids, groups and umask of its own.
-    pub(super) fn does<T: Send>(self, action: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn does<T: Send>(self, action: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let acting = scope.spawn(|| {
                 self.enter().expect("these tests run as root");

@@ -1,0 +1,14 @@
+//! A disk image as one file: what programs see of it, compared with QEMU's own export wherever that says what is right.
+
+mod attributes;
+mod clients;
+mod data;
+mod export;
+mod formats;
+mod lifetime;
+mod locks;
+mod machine;
+mod mount_point;
+mod options;
+mod ranges;
+mod setattr;
