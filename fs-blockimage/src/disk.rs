@@ -12,6 +12,7 @@ use crate::storage::probe::Probe;
 use crate::{
     error::OpenError,
     open::{Format, Options},
+    qcow2::{self, Qcow2},
     raw::Raw,
     storage::{Access, HostFile, Seek},
 };
@@ -29,6 +30,7 @@ pub struct Disk {
 #[derive(Debug)]
 enum Image {
     Raw(Raw),
+    Qcow2(Box<Qcow2>),
 }
 
 /// What the host knows of an image's file.
@@ -84,6 +86,7 @@ macro_rules! each {
     ($self:ident, $image:ident => $call:expr) => {
         match &$self.image {
             Image::Raw($image) => $call,
+            Image::Qcow2($image) => $call,
         }
     };
 }
@@ -106,25 +109,29 @@ impl Disk {
     }
 
     fn file(options: &Options) -> Result<HostFile, OpenError> {
+        if options.writable && options.format.is_none() {
+            return Err(OpenError::FormatRequired { path: options.path.clone() });
+        }
         let access = if options.writable { Access::Write } else { Access::Read };
         HostFile::open(&options.path, access, options.direct)
     }
 
     async fn of(file: HostFile, options: &Options) -> Result<Self, OpenError> {
-        let image = match options.format {
-            Some(Format::Raw) | None => Image::Raw(
-                Raw::new(file)
-                    .map_err(|cause| OpenError::Open { path: options.path.clone(), cause })?,
-            ),
+        let cannot = |cause| OpenError::Open { path: options.path.clone(), cause };
+        let format = match options.format {
+            Some(format) => format,
+            None if file.read_bytes(0, qcow2::MAGIC.len()).await.map_err(cannot)?
+                == qcow2::MAGIC =>
+            {
+                Format::Qcow2
+            }
+            None => Format::Raw,
+        };
+        let image = match format {
+            Format::Raw => Image::Raw(Raw::new(file).map_err(cannot)?),
+            Format::Qcow2 => Image::Qcow2(Box::new(Qcow2::open(file, options).await?)),
         };
         Ok(Self { image, is_writable: options.writable })
-    }
-
-    /// The format of the image.
-    pub fn format(&self) -> Format {
-        match &self.image {
-            Image::Raw(_) => Format::Raw,
-        }
     }
 
     /// Bytes.
@@ -144,7 +151,7 @@ impl Disk {
 
     /// What offsets and lengths of requests should be multiples of, in bytes. Others are slower, and right.
     pub fn alignment(&self) -> u32 {
-        each!(self, image => image.file().alignment())
+        each!(self, image => image.alignment())
     }
 
     /// What the host knows of the image's file.
@@ -152,7 +159,7 @@ impl Disk {
     /// # Errors
     /// What the host said.
     pub fn stat(&self) -> io::Result<Stat> {
-        each!(self, image => image.file().stat())
+        each!(self, image => image.stat())
     }
 
     /// Reads from `offset` on: less than there is room for only where the image ends.

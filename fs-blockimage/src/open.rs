@@ -7,12 +7,15 @@ use std::{fmt, path::PathBuf};
 pub enum Format {
     /// The file is the content.
     Raw,
+    /// QEMU's format, of version 2 or 3.
+    Qcow2,
 }
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
         })
     }
 }

@@ -9,7 +9,7 @@ use fsrv_transport::mem::{Filled, InBuf, OutBuf};
 use tokio::sync::RwLock;
 
 use crate::{
-    disk::{Resize, Zeroing},
+    disk::{Resize, Stat, Zeroing},
     storage::{HostFile, Seek, Way},
 };
 
@@ -30,8 +30,12 @@ impl Raw {
         Ok(Self { file, len, access: RwLock::new(()) })
     }
 
-    pub(crate) fn file(&self) -> &HostFile {
-        &self.file
+    pub(crate) fn alignment(&self) -> u32 {
+        self.file.alignment()
+    }
+
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
+        self.file.stat()
     }
 
     pub(crate) fn len(&self) -> u64 {

@@ -2,9 +2,9 @@
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use fsrv::types::Timestamp;
@@ -48,10 +48,15 @@ pub(crate) struct HostFile {
     /// Zeroes to write where the host cannot make them.
     pool: Pool,
     probe: Option<Arc<dyn Probe>>,
+    /// The error of the first sync that failed.
+    failed_sync: OnceLock<i32>,
 }
 
 /// The most zeroes written by one call.
 const ZEROES_MAX: u64 = 1 << 20;
+
+/// The most bytes that one call copies.
+const BYTES_MAX: usize = 1 << 20;
 
 impl HostFile {
     /// Opens the file at `path`, and locks it.
@@ -118,6 +123,7 @@ impl HostFile {
             calls: cost(Cost::quick),
             pool: Pool::new(),
             probe: None,
+            failed_sync: OnceLock::new(),
         })
     }
 
@@ -125,6 +131,16 @@ impl HostFile {
     #[cfg(feature = "testing")]
     pub(crate) fn set_probe(&mut self, probe: Arc<dyn Probe>) {
         self.probe = Some(probe);
+    }
+
+    /// What it was opened by, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it has the size that it has.
+    pub(crate) fn is_block_device(&self) -> bool {
+        self.is_block_device
     }
 
     /// What offsets and lengths of data must be multiples of, in bytes: 1 unless it is opened with O_DIRECT.
@@ -190,13 +206,62 @@ impl HostFile {
         op.end(file_io::write_part(self.way(way), data, len, offset).await)
     }
 
+    /// `len` bytes from `offset` on, fewer where the file ends; through the page cache.
+    ///
+    /// # Errors
+    /// What the host said, also when it could read a part.
+    pub(crate) async fn read_bytes(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let now = (len - bytes.len()).min(BYTES_MAX);
+            let room = OutBuf::new(&self.pool, now);
+            let part = self.read(room, now, offset + bytes.len() as u64, Way::Cached).await?;
+            let part = part.finish();
+            if part.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(part.as_host_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Writes all of `bytes` to `offset`, through the page cache.
+    ///
+    /// # Errors
+    /// What the host said: a part may be written then.
+    pub(crate) async fn write_bytes(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let part = &bytes[done..bytes.len().min(done + BYTES_MAX)];
+            let data = InBuf::copied(&self.pool, part);
+            let (written, _) =
+                self.write(data, part.len(), offset + done as u64, Way::Cached).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += written;
+        }
+        Ok(())
+    }
+
     /// Makes what was written durable.
     ///
     /// # Errors
-    /// What the host said: also the error of an earlier write that it noticed late.
+    /// What the host said: also the error of an earlier write that it noticed late. The kernel tells it once, and takes
+    /// the pages that were not written for clean: so nothing is durable from then on, and every later call fails
+    /// likewise. QEMU keeps it so (`page_cache_inconsistent` in `block/file-posix.c`).
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        let op = self.watch(|| HostOp::Sync)?;
-        op.end(file_io::fsync(&self.cached, SyncKind::Data).await)
+        if let Some(&errno) = self.failed_sync.get() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let result = match self.watch(|| HostOp::Sync) {
+            Ok(op) => op.end(file_io::fsync(&self.cached, SyncKind::Data).await),
+            Err(injected) => Err(injected),
+        };
+        if let Err(error) = &result {
+            self.failed_sync.get_or_init(|| error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        result
     }
 
     /// Gives the file `len` bytes: what is new reads as zeroes.
@@ -309,6 +374,12 @@ impl Watched<'_> {
             probe.after(number, result.is_ok());
         }
         result
+    }
+}
+
+impl AsFd for HostFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.cached.as_fd()
     }
 }
 

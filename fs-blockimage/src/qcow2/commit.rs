@@ -1,0 +1,187 @@
+//! Brings metadata to the file.
+//!
+//! Between two syncs a power cut may leave any part of what was written, so what refers to something comes after what
+//! it refers to. With M as it was at the last commit:
+//!
+//! 1. Data is written already. Refcounts are written where they rise; a sync. M does not refer to the new clusters,
+//!    and what M refers to keeps its count.
+//! 2. The refcount table, and where it is; a sync. It refers to blocks of step 1.
+//! 3. L2 tables; a sync. They refer to data and have refcounts.
+//! 4. The L1 table; a sync. It refers to L2 tables of step 3.
+//! 5. The header; a sync.
+//! 6. Refcounts where they fall: nothing refers to these clusters any more.
+//!
+//! A cut leaves clusters that nobody uses at worst. Steps without anything to write cost nothing; usually there are
+//! two syncs.
+
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    header::{self, Table},
+    layout::{Kind, Layout},
+    metadata::{Blocks, Metadata},
+    refcounts,
+};
+use crate::storage::HostFile;
+
+/// What storage writes as a whole, or not at all.
+const SECTOR: usize = 512;
+
+impl Metadata {
+    /// Makes everything durable that imago has written, and all data. `data` is the file of the data where that is
+    /// another.
+    ///
+    /// Nobody changes metadata meanwhile.
+    ///
+    /// # Errors
+    /// What the host said: the next commit tries all of it again.
+    pub(super) async fn commit(&self, data: Option<&HostFile>) -> io::Result<()> {
+        let result = self.commit_all(data).await;
+        self.is_in_doubt.store(result.is_err(), Ordering::Relaxed);
+        if result.is_ok() {
+            self.is_settled();
+        }
+        result
+    }
+
+    async fn commit_all(&self, data: Option<&HostFile>) -> io::Result<()> {
+        let blocks = self.pending().clone();
+        let old = self.layout();
+        let new = self.next_layout(&old, &blocks).await?;
+        self.extend().await?;
+        let mut lowered = Blocks::new();
+        for (at, block) in of(&blocks, &new, Kind::Refblock) {
+            let raised = self.raised(&old, at, block).await?;
+            self.bring(at, &raised).await?;
+            if *raised != **block {
+                lowered.insert(at, block.clone());
+            }
+        }
+        if let Some(data) = data {
+            data.sync().await?;
+        }
+        self.file().sync().await?;
+        self.commit_reftable(&blocks, &old, &new).await?;
+        self.set_layout(new.clone());
+        for kind in [Kind::L2, Kind::L1, Kind::Header] {
+            self.commit_kind(&blocks, &new, kind).await?;
+        }
+        for (&at, block) in &lowered {
+            self.bring(at, block).await?;
+        }
+        self.pending()
+            .retain(|at, now| !blocks.get(at).is_some_and(|written| Arc::ptr_eq(written, now)));
+        Ok(())
+    }
+
+    async fn commit_kind(&self, blocks: &Blocks, layout: &Layout, kind: Kind) -> io::Result<()> {
+        let mut is_any = false;
+        for (at, block) in of(blocks, layout, kind) {
+            self.bring(at, block).await?;
+            is_any = true;
+        }
+        if is_any { self.file().sync().await } else { Ok(()) }
+    }
+
+    /// The refcount table comes before what its refcounts are for; in the header, only where it is.
+    async fn commit_reftable(&self, blocks: &Blocks, old: &Layout, new: &Layout) -> io::Result<()> {
+        self.commit_kind(blocks, new, Kind::Reftable).await?;
+        let Some(header) = blocks.get(&0).filter(|_| new.reftable != old.reftable) else {
+            return Ok(());
+        };
+        let mut first = self.file().read_bytes(0, SECTOR).await?;
+        first.resize(SECTOR, 0);
+        first[header::REFTABLE].copy_from_slice(&header[header::REFTABLE]);
+        self.file().write_bytes(0, &first).await?;
+        self.file().sync().await
+    }
+
+    /// Where things are when `blocks` are written.
+    async fn next_layout(&self, old: &Arc<Layout>, blocks: &Blocks) -> io::Result<Arc<Layout>> {
+        let is_moved = |at: &u64| matches!(old.kind(*at), Kind::Header | Kind::Reftable);
+        if !blocks.keys().any(is_moved) {
+            return Ok(old.clone());
+        }
+        let header = self.view(0, SECTOR).await?;
+        let number =
+            |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("8 bytes"));
+        let small = |at: usize| {
+            u64::from(u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes")))
+        };
+        let l1 = Table { offset: number(40), entries: small(36) };
+        let entries = (small(56) * (self.cluster() / 8)).min(header::ENTRIES_MAX);
+        let reftable = Table { offset: number(48), entries };
+        let content = self.view_table(reftable).await?;
+        Ok(Layout::new(reftable, l1, &content).into())
+    }
+
+    /// A block of refcounts in which none is lower than the file has it.
+    async fn raised(&self, old: &Layout, at: u64, block: &Arc<[u8]>) -> io::Result<Arc<[u8]>> {
+        if !old.refblocks.contains(&at) {
+            // What is there is no block of refcounts.
+            return Ok(block.clone());
+        }
+        let mut now = self.file().read_bytes(at, block.len()).await?;
+        now.resize(block.len(), 0);
+        Ok(refcounts::higher(&now, block, self.refcount_order()).into())
+    }
+
+    /// Writes what the file does not have of `block`.
+    async fn bring(&self, at: u64, block: &[u8]) -> io::Result<()> {
+        let mut changed = 0..block.len();
+        // What the page cache has need not be what the disk has after a sync that failed.
+        if !self.is_in_doubt.load(Ordering::Relaxed) {
+            let mut old = self.file().read_bytes(at, block.len()).await?;
+            old.resize(block.len(), 0);
+            changed = difference(&old, block);
+        }
+        self.file().write_bytes(at + changed.start as u64, &block[changed]).await
+    }
+
+    /// Makes the file as long as what is in it.
+    async fn extend(&self) -> io::Result<()> {
+        let (file, reached) = (self.file(), self.reached());
+        if !file.is_block_device() && file.len()? < reached {
+            file.set_len(reached).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Those of a kind.
+fn of<'a>(
+    blocks: &'a Blocks,
+    layout: &'a Layout,
+    kind: Kind,
+) -> impl Iterator<Item = (u64, &'a Arc<[u8]>)> {
+    blocks.iter().map(|(&at, block)| (at, block)).filter(move |&(at, _)| layout.kind(at) == kind)
+}
+
+/// The sectors from the first that differs to the last.
+fn difference(old: &[u8], new: &[u8]) -> Range<usize> {
+    let differs = |pair: &(&[u8], &[u8])| pair.0 != pair.1;
+    let sectors = || old.chunks(SECTOR).zip(new.chunks(SECTOR));
+    let Some(first) = sectors().position(|pair| differs(&pair)) else { return 0..0 };
+    let last = sectors().rposition(|pair| differs(&pair)).unwrap_or(first);
+    first * SECTOR..((last + 1) * SECTOR).min(new.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_sectors_are_written_from_the_first_difference_to_the_last() {
+        let old = vec![0; 4 * SECTOR];
+        assert_eq!(difference(&old, &old), 0..0);
+        let mut new = old.clone();
+        new[SECTOR + 7] = 1;
+        assert_eq!(difference(&old, &new), SECTOR..2 * SECTOR);
+        new[4 * SECTOR - 1] = 1;
+        assert_eq!(difference(&old, &new), SECTOR..4 * SECTOR);
+    }
+}

@@ -1,0 +1,294 @@
+//! Header and tables of an image, and what of them is not in the file yet.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    header::{self, Header, Table},
+    layout::{self, Layout},
+    refcounts,
+};
+use crate::storage::HostFile;
+
+/// Clusters that imago has written, by where they are.
+pub(super) type Blocks = BTreeMap<u64, Arc<[u8]>>;
+
+/// Header and tables of an image.
+///
+/// What imago writes of them stays in memory until [`Metadata::commit`] brings it to the file, in an order in which a
+/// power cut at any point leaves a consistent image. imago knows no order.
+///
+/// imago is shown a size as large as the L1 table allows: the size that clients see is kept here.
+pub(crate) struct Metadata {
+    file: Arc<HostFile>,
+    cluster_bits: u32,
+    refcount_order: u32,
+    /// Bytes that clients see.
+    len: AtomicU64,
+    /// Bytes that they could see with this L1 table.
+    cover: AtomicU64,
+    pending: Mutex<Blocks>,
+    /// Where things are in the file, as of the last commit.
+    layout: Mutex<Arc<Layout>>,
+    /// The file is to be at least this long: QEMU takes clusters behind its end for corrupt.
+    reach: AtomicU64,
+    /// Whether imago freed clusters that the file may still refer to.
+    freed: AtomicBool,
+    /// Whether there are L2 tables that snapshots refer to.
+    has_shared_tables: AtomicBool,
+    /// Whether imago has moved the refcount table.
+    reftable_moved: AtomicBool,
+    /// Whether it is uncertain what of the file's content is durable.
+    pub(super) is_in_doubt: AtomicBool,
+    /// How often the host failed to give metadata.
+    failures: AtomicU64,
+}
+
+impl Metadata {
+    pub(super) fn new(file: Arc<HostFile>, header: &Header) -> Self {
+        let layout = Layout::new(header.reftable, header.l1, &[]);
+        Self {
+            file,
+            cluster_bits: header.cluster_bits,
+            refcount_order: header.refcount_order,
+            len: header.size.into(),
+            cover: header.cover().into(),
+            pending: Mutex::default(),
+            layout: Mutex::new(Arc::new(layout)),
+            reach: AtomicU64::default(),
+            freed: AtomicBool::default(),
+            has_shared_tables: AtomicBool::default(),
+            reftable_moved: AtomicBool::default(),
+            is_in_doubt: AtomicBool::default(),
+            failures: AtomicU64::default(),
+        }
+    }
+
+    /// Learns, and checks, what a writer must know.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(super) async fn prepare(
+        &self,
+        header: &Header,
+    ) -> io::Result<Result<(), header::Unusable>> {
+        let reftable = self.view_table(header.reftable).await?;
+        let l1 = self.view_table(header.l1).await?;
+        let refcount = async |cluster| self.refcount(header, &reftable, cluster).await;
+        match layout::check(header, &reftable, &l1, refcount).await? {
+            Err(why) => return Ok(Err(why)),
+            Ok(is_shared) => self.has_shared_tables.store(is_shared, Ordering::Relaxed),
+        }
+        self.set_layout(Layout::new(header.reftable, header.l1, &reftable).into());
+        Ok(Ok(()))
+    }
+
+    pub(crate) fn file(&self) -> &HostFile {
+        &self.file
+    }
+
+    pub(super) fn refcount_order(&self) -> u32 {
+        self.refcount_order
+    }
+
+    pub(super) fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes that clients see.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Bytes that they could see with this L1 table.
+    pub(super) fn cover(&self) -> u64 {
+        self.cover.load(Ordering::Acquire)
+    }
+
+    /// Changes the size that clients see.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(super) async fn set_len(&self, len: u64) -> io::Result<()> {
+        self.put(header::SIZE.start as u64, &len.to_be_bytes()).await?;
+        self.len.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Bytes of metadata in memory.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending().len() << self.cluster_bits
+    }
+
+    pub(super) fn freed(&self) -> bool {
+        self.freed.load(Ordering::Acquire)
+    }
+
+    /// How often the host failed to give metadata: imago's tables may then not be what it has written.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Says that there is something in the file up to `end`.
+    pub(super) fn reach(&self, end: u64) {
+        self.reach.fetch_max(end, Ordering::Relaxed);
+    }
+
+    pub(super) fn reached(&self) -> u64 {
+        self.reach.load(Ordering::Relaxed)
+    }
+
+    /// imago is about to free clusters.
+    ///
+    /// # Errors
+    /// When it must not: they stay allocated then, and nobody uses them.
+    pub(crate) fn note_freed(&self) -> io::Result<()> {
+        // One of its operations frees a shared L2 table, and with it the old refcount table when that was moved just
+        // before, and then allocates: it could take a cluster that the file still refers to. The L2 table itself it
+        // does not get, for a snapshot has it.
+        if self.has_shared_tables.load(Ordering::Relaxed)
+            && self.reftable_moved.load(Ordering::Relaxed)
+        {
+            return Err(io::Error::other("the refcount table was moved"));
+        }
+        self.freed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// For imago.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.view(offset, len).await.inspect_err(|_| self.note_failure())?;
+        if offset == 0 && len >= header::SIZE.end {
+            bytes[header::SIZE].copy_from_slice(&self.cover().to_be_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// For imago. It writes the header from its beginning.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) async fn write(&self, offset: u64, mut bytes: Vec<u8>) -> io::Result<()> {
+        if offset == 0 && bytes.len() >= header::REFTABLE.end {
+            let entries = u64::from(u32::from_be_bytes(bytes[36..40].try_into().expect("4 bytes")));
+            self.cover.store(header::cover(entries, self.cluster_bits), Ordering::Release);
+            bytes[header::SIZE].copy_from_slice(&self.len().to_be_bytes());
+            let reftable = u64::from_be_bytes(bytes[48..56].try_into().expect("8 bytes"));
+            if reftable != self.layout().reftable.offset {
+                self.reftable_moved.store(true, Ordering::Relaxed);
+            }
+        }
+        self.put(offset, &bytes).await.inspect_err(|_| self.note_failure())
+    }
+
+    fn note_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The bytes at `offset` as they will be in the file.
+    pub(super) async fn view(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            let start = at & !(self.cluster() - 1);
+            let inside = (at - start) as usize;
+            let now = (len - bytes.len()).min(self.cluster() as usize - inside);
+            // What is not pending now does not become it while it is read: imago does not load what it writes.
+            let block = self.pending().get(&start).cloned();
+            match block {
+                Some(block) => bytes.extend_from_slice(&block[inside..inside + now]),
+                None => {
+                    let end = bytes.len() + now;
+                    bytes.extend(self.file.read_bytes(at, now).await?);
+                    bytes.resize(end, 0);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps `bytes` for the file.
+    async fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.reach(offset + bytes.len() as u64);
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            let start = at & !(self.cluster() - 1);
+            let inside = (at - start) as usize;
+            let now = (bytes.len() - done).min(self.cluster() as usize - inside);
+            self.put_block(start, inside, &bytes[done..done + now]).await?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    async fn put_block(&self, start: u64, inside: usize, bytes: &[u8]) -> io::Result<()> {
+        let cluster = self.cluster() as usize;
+        if bytes.len() == cluster {
+            self.pending().insert(start, bytes.into());
+            return Ok(());
+        }
+        let is_pending = self.pending().contains_key(&start);
+        if !is_pending {
+            let mut base = self.file.read_bytes(start, cluster).await?;
+            base.resize(cluster, 0);
+            self.pending().entry(start).or_insert_with(|| base.into());
+        }
+        if let Some(block) = self.pending().get_mut(&start) {
+            Arc::make_mut(block)[inside..inside + bytes.len()].copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// The content of a table.
+    pub(super) async fn view_table(&self, table: Table) -> io::Result<Vec<u8>> {
+        self.view(table.offset, table.entries as usize * 8).await
+    }
+
+    /// The refcount of a cluster, as the file has it.
+    async fn refcount(&self, header: &Header, reftable: &[u8], cluster: u64) -> io::Result<u64> {
+        let index = cluster >> header.cluster_bits;
+        let bits = header.cluster_bits + 3 - header.refcount_order;
+        let Some(block) =
+            layout::numbers(reftable).nth((index >> bits) as usize).filter(|&block| block != 0)
+        else {
+            return Ok(0);
+        };
+        let block = self.view(block & !(self.cluster() - 1), self.cluster() as usize).await?;
+        let nth = (index & ((1 << bits) - 1)) as usize;
+        Ok(refcounts::nth(&block, nth, header.refcount_order))
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, Blocks> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn layout(&self) -> Arc<Layout> {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_layout(&self, layout: Arc<Layout>) {
+        *self.layout.lock().unwrap_or_else(PoisonError::into_inner) = layout;
+    }
+
+    /// The file refers to nothing that imago has freed.
+    pub(super) fn is_settled(&self) {
+        self.freed.store(false, Ordering::Release);
+        self.reftable_moved.store(false, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Metadata").field(&self.file).finish()
+    }
+}

@@ -1,0 +1,139 @@
+//! A qcow2 image: imago keeps its map, the host's files have its data.
+//!
+//! What goes where is imago's part; data then goes between the client's memory and the file without it. What imago
+//! writes of header and tables waits in [`Metadata`] until a commit.
+
+mod commit;
+mod header;
+mod layer;
+mod layout;
+mod metadata;
+mod open;
+mod read;
+mod refcounts;
+mod references;
+mod resize;
+mod write;
+mod zero;
+
+use std::{io, sync::Arc};
+
+use imago::FormatAccess;
+use tokio::sync::{Mutex, RwLock, Semaphore};
+
+pub(crate) use self::{header::MAGIC, metadata::Metadata};
+use crate::{
+    disk::Stat,
+    storage::{Handle, HostFile},
+};
+
+/// Clusters that are decompressed at once, at the most. Each takes memory for a few clusters, and keeps one of the 128
+/// L2 tables that imago caches.
+const DECOMPRESSING: usize = 16;
+
+/// Bytes of metadata that wait in memory for a commit, about at the most.
+const PENDING_MAX: usize = 32 << 20;
+
+/// A qcow2 image.
+#[derive(Debug)]
+pub(crate) struct Qcow2 {
+    format: FormatAccess<Handle>,
+    metadata: Arc<Metadata>,
+    /// The file of the data, where it is another.
+    data: Option<Arc<HostFile>>,
+    version: u32,
+    /// Bytes in the backing file, as clients would see it.
+    backing_len: u64,
+    alignment: u32,
+    /// One change of length after the other. Taken before `allocating`.
+    resizing: Mutex<()>,
+    /// Whoever may change the map. Taken before `access`.
+    allocating: Mutex<Changes>,
+    /// Shared by those who use what they found in the map. All of it is taken to wait for them, and to write to a part
+    /// of a block past O_DIRECT.
+    access: RwLock<()>,
+    decompressing: Semaphore,
+}
+
+/// What has changed since the last commit.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Whether the map has.
+    is_any: bool,
+    /// Whether the map in memory may be wrong: nothing of it may reach the file any more.
+    is_broken: bool,
+}
+
+impl Qcow2 {
+    pub(crate) fn len(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// What offsets and lengths of requests should be multiples of.
+    pub(crate) fn alignment(&self) -> u32 {
+        self.alignment
+    }
+
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
+        let mut stat = self.metadata.file().stat()?;
+        if let Some(data) = &self.data {
+            stat.allocated += data.stat()?.allocated;
+        }
+        Ok(stat)
+    }
+
+    pub(crate) async fn flush(&self) -> io::Result<()> {
+        let mut changes = self.allocating.lock().await;
+        if changes.is_any || self.metadata.pending_bytes() > 0 || changes.is_broken {
+            return self.commit(&mut changes).await;
+        }
+        drop(changes);
+        if let Some(data) = &self.data {
+            data.sync().await?;
+        }
+        self.metadata.file().sync().await
+    }
+
+    /// Makes everything durable. Nobody who holds a part of `access` may call this.
+    async fn commit(&self, changes: &mut Changes) -> io::Result<()> {
+        if changes.is_broken {
+            return Err(io::Error::other("its metadata could not be read before; serve it again"));
+        }
+        self.format.flush().await?;
+        if self.metadata.freed() {
+            // Whoever found what is free now in the map is to be done with it before others get it.
+            drop(self.access.write().await);
+        }
+        self.metadata.commit(self.data.as_deref()).await?;
+        changes.is_any = false;
+        Ok(())
+    }
+
+    /// Runs `change`, which may change the map, alone among such.
+    async fn changing<T>(&self, change: impl AsyncFnOnce() -> io::Result<T>) -> io::Result<T> {
+        let mut changes = self.allocating.lock().await;
+        if self.metadata.freed() || changes.is_broken {
+            // A commit failed before; what was freed must not be used again without one.
+            self.commit(&mut changes).await?;
+        }
+        let failures = self.metadata.failures();
+        changes.is_any = true;
+        let result = change().await;
+        changes.is_broken = self.metadata.failures() != failures && result.is_err();
+        if self.metadata.freed() || self.metadata.pending_bytes() > PENDING_MAX {
+            self.commit(&mut changes).await?;
+        }
+        result
+    }
+
+    /// How much of `len` bytes at `offset` is inside.
+    fn within(&self, offset: u64, len: usize) -> usize {
+        let left = self.len().saturating_sub(offset);
+        usize::try_from(left).map_or(len, |left| left.min(len))
+    }
+
+    fn is_aligned(&self, offset: u64, len: usize) -> bool {
+        let alignment = u64::from(self.alignment);
+        offset.is_multiple_of(alignment) && (len as u64).is_multiple_of(alignment)
+    }
+}

@@ -1,0 +1,120 @@
+//! Reads, and looks at the map.
+
+use std::io;
+
+use fsrv_transport::mem::{Filled, OutBuf};
+use imago::Mapping;
+
+use super::Qcow2;
+use crate::storage::{Handle, HostFile, Seek, Way};
+
+/// Steps through the map between which others get their turn.
+const STEPS: u32 = 64;
+
+impl Qcow2 {
+    pub(crate) async fn read(&self, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+        let _shared = self.access.read().await;
+        let len = self.within(offset, out.remaining());
+        // Parts of what is aligned are so in the file and in memory.
+        let way = if self.is_aligned(offset, len) { Way::Data } else { Way::Cached };
+        let mut done = 0;
+        while done < len {
+            let before = out.len();
+            out = self.read_extent(out, offset + done as u64, len - done, way).await?;
+            done += out.len() - before;
+        }
+        Ok(out.finish())
+    }
+
+    /// Reads from `offset` on, up to `len` bytes that are in one place.
+    async fn read_extent(
+        &self,
+        mut out: OutBuf,
+        offset: u64,
+        len: usize,
+        way: Way,
+    ) -> io::Result<OutBuf> {
+        let (mapping, found) = self.format.get_mapping(offset, len as u64).await?;
+        let len = usize::try_from(found).map_or(len, |found| found.min(len));
+        match mapping {
+            Mapping::Raw { storage, offset, .. } => {
+                read_host(storage.file(), out, len, offset, way).await
+            }
+            Mapping::Special { layer, offset, .. } => {
+                let cluster = self.metadata.cluster() as usize;
+                let _turn = self.decompressing.acquire().await.map_err(io::Error::other)?;
+                let mut bytes = vec![0; len.min(cluster)];
+                layer.read(&mut bytes, offset).await?;
+                out.append(&bytes).map_err(io::Error::other)?;
+                Ok(out)
+            }
+            Mapping::Zero { .. } => {
+                out.append_zeroes(len).map_err(io::Error::other)?;
+                Ok(out)
+            }
+            _ => Err(io::Error::other("its map has no such place")),
+        }
+    }
+
+    pub(crate) async fn seek(&self, offset: u64, what: Seek) -> io::Result<Option<u64>> {
+        let len = self.len();
+        let mut at = offset;
+        let mut pace = Pace::default();
+        while at < len {
+            let _shared = self.access.read().await;
+            let (mapping, found) = self.format.get_mapping(at, len - at).await?;
+            if is_data(&mapping) == (what == Seek::Data) {
+                return Ok(Some(at));
+            }
+            at += found.max(1);
+            pace.step().await;
+        }
+        Ok(None)
+    }
+}
+
+/// Whether there is something that takes space.
+pub(super) fn is_data(mapping: &Mapping<'_, Handle>) -> bool {
+    !matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. })
+}
+
+/// Lets others run every so many steps.
+#[derive(Default)]
+pub(super) struct Pace(u32);
+
+impl Pace {
+    pub(super) async fn step(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(STEPS) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads `len` bytes; behind the end of the file there are zeroes.
+async fn read_host(
+    file: &HostFile,
+    mut out: OutBuf,
+    len: usize,
+    offset: u64,
+    way: Way,
+) -> io::Result<OutBuf> {
+    let alignment = u64::from(file.alignment());
+    let mut done = 0;
+    while done < len {
+        let (at, left) = (offset + done as u64, len - done);
+        let is_aligned = at.is_multiple_of(alignment) && (left as u64).is_multiple_of(alignment);
+        let way = if is_aligned { way } else { Way::Cached };
+        let before = out.len();
+        out = file.read(out, left, at, way).await?;
+        // Less than all is an error that the next call meets, or the end.
+        match out.len() - before {
+            0 => {
+                out.append_zeroes(left).map_err(io::Error::other)?;
+                break;
+            }
+            read => done += read,
+        }
+    }
+    Ok(out)
+}

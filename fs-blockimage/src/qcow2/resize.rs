@@ -1,0 +1,106 @@
+//! Changes of length.
+
+use std::{io, ops::Range};
+
+use imago::format::PreallocateMode;
+
+use super::{
+    Qcow2,
+    header::{self, ENTRIES_MAX},
+    read::Pace,
+};
+use crate::disk::{Resize, Zeroing};
+
+impl Qcow2 {
+    pub(crate) async fn resize(&self, to: Resize) -> io::Result<()> {
+        let _alone = self.resizing.lock().await;
+        let old = self.len();
+        match in_sectors(to)?.from(old) {
+            None => Ok(()),
+            Some(new) if new < old => self.shrink(old, new).await,
+            Some(new) => self.grow(old, new, to.allocates()).await,
+        }
+    }
+
+    async fn shrink(&self, old: u64, new: u64) -> io::Result<()> {
+        self.changing(async || self.metadata.set_len(new).await).await?;
+        // Whoever still uses the old length is to be done before.
+        drop(self.access.write().await);
+        self.zero_range(new..self.next_cluster(old), Zeroing::Free).await
+    }
+
+    async fn grow(&self, old: u64, new: u64, allocates: bool) -> io::Result<()> {
+        let covered = self.metadata.cover();
+        if new > covered {
+            self.grow_table(new).await?;
+        }
+        // There may be something behind the end, and in a longer backing file.
+        let zeroed = self.next_cluster(new).min(covered.max(self.backing_len));
+        self.zero_range(old..zeroed.max(old), Zeroing::Free).await?;
+        if allocates {
+            self.allocate(old..new).await?;
+        }
+        self.changing(async || self.metadata.set_len(new).await).await
+    }
+
+    /// Makes the L1 table long enough for `len` bytes.
+    async fn grow_table(&self, len: u64) -> io::Result<()> {
+        let cluster_bits = self.metadata.cluster().ilog2();
+        let entries = len
+            .div_ceil(header::cover(1, cluster_bits))
+            .next_multiple_of(self.metadata.cluster() / 8);
+        if entries > ENTRIES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        // The new table has the entries of the old one. It is written where the order of a commit has its place, so
+        // nothing else is to be brought to the file with it.
+        let mut changes = self.allocating.lock().await;
+        self.commit(&mut changes).await?;
+        let failures = self.metadata.failures();
+        changes.is_any = true;
+        let size = header::cover(entries, cluster_bits);
+        let result = self.format.resize_grow(size, PreallocateMode::None).await;
+        changes.is_broken = self.metadata.failures() != failures && result.is_err();
+        self.commit(&mut changes).await?;
+        result
+    }
+
+    /// Gives space to a range that has none.
+    async fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        let mut pace = Pace::default();
+        while at < range.end {
+            at += self.changing(async || self.allocate_some(at, range.end - at).await).await?;
+            pace.step().await;
+        }
+        Ok(())
+    }
+
+    async fn allocate_some(&self, at: u64, len: u64) -> io::Result<u64> {
+        let _shared = self.access.read().await;
+        let mapping = self.format.prepare_data_mapping(at, len, true).await?;
+        let (file, offset) = (mapping.storage().file(), mapping.offset());
+        let len = mapping.length().min(len);
+        // Other data may have been there before.
+        if !mapping.is_nonblocking() && offset < file.len()? {
+            file.zero(offset, len, Zeroing::Keep).await?;
+        }
+        file.allocate(offset, len).await?;
+        self.written(offset + len);
+        self.format.commit_data_mapping(mapping).await?;
+        Ok(len)
+    }
+}
+
+/// QEMU knows no other lengths, and ignores what is behind the last whole sector.
+fn in_sectors(to: Resize) -> io::Result<Resize> {
+    const SECTOR: u64 = 512;
+    let up = |len: u64| len.checked_next_multiple_of(SECTOR);
+    let rounded = match to {
+        Resize::To(len) if len.is_multiple_of(SECTOR) => return Ok(to),
+        Resize::To(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        Resize::AtLeast(len) => up(len).map(Resize::AtLeast),
+        Resize::Allocate(len) => up(len).map(Resize::Allocate),
+    };
+    rounded.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))
+}

@@ -1,0 +1,6 @@
+//! qcow2 images that `qemu-img` makes and checks.
+
+mod lab;
+mod open;
+mod read;
+mod write;

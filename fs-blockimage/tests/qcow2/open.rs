@@ -1,0 +1,150 @@
+//! Which images, and which files that they refer to, are opened.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, symlink},
+};
+
+use fsrv_blockimage::Options;
+
+use crate::lab::{Lab, MIB, on_both_engines, open};
+
+/// Changes bytes of the header.
+fn patch(lab: &Lab, name: &str, at: u64, bytes: &[u8]) {
+    let file = fs::File::options().write(true).open(lab.path(name)).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
+
+async fn is_refused(lab: &Lab, name: &str, says: &[&str]) {
+    for writable in [false, true] {
+        let said = lab.refusal(&Options { writable, ..lab.options(name) }).await;
+        assert!(said.contains(name), "{said}");
+        for word in says {
+            assert!(said.contains(word), "no {word} in: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_is_not_valid_is_refused() {
+    on_both_engines(async |lab: Lab| {
+        let cases: [(u64, &[u8], &str); 16] = [
+            (0, b"QFI\0", "no qcow2 header"),
+            (4, &[0, 0, 0, 4], "version 4"),
+            (20, &[0, 0, 0, 8], "2^8 bytes"),
+            (20, &[0, 0, 0, 22], "2^22 bytes"),
+            (20, &[255; 4], "2^4294967295 bytes"),
+            (24, &[0x7f, 255, 255, 255, 255, 255, 255, 255], "L1 table is too small"),
+            (32, &[0, 0, 0, 1], "encrypted"),
+            (36, &[255; 4], "entries"),
+            (40, &[0, 0, 0, 0, 0, 0, 1, 0], "L1 table is at"),
+            (48, &[255, 255, 255, 255, 255, 255, 0, 0], "refcount table is at"),
+            (56, &[255; 4], "entries"),
+            (79, &[1], "qemu-img check -r all"),
+            (79, &[2], "qemu-img check -r all"),
+            (72, &[1], "0x100000000000000"),
+            (96, &[0, 0, 0, 7], "2^7 bits"),
+            (100, &[0, 0, 0, 96], "96 bytes"),
+        ];
+        for (at, bytes, says) in cases {
+            lab.create("image", &[], MIB);
+            patch(&lab, "image", at, bytes);
+            is_refused(&lab, "image", &[says]).await;
+        }
+        fs::write(lab.path("image"), b"QFI\xfb").unwrap();
+        is_refused(&lab, "image", &["no qcow2 header"]).await;
+    });
+}
+
+#[test]
+fn a_table_of_names_that_is_cut_off_is_refused() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &[], MIB);
+        let bytes = fs::read(lab.path("image")).unwrap();
+        let at = bytes.windows(4).position(|four| four == [0x68, 0x03, 0xf8, 0x57]).unwrap();
+        for len in [1_u8, 2, 3, 49] {
+            patch(&lab, "image", at as u64 + 4, &[0, 0, 0, len]);
+            is_refused(&lab, "image", &["feature names"]).await;
+        }
+    });
+}
+
+#[test]
+fn only_what_lies_in_an_allowed_directory_is_followed() {
+    on_both_engines(async |lab: Lab| {
+        fs::create_dir(lab.path("allowed")).unwrap();
+        fs::write(lab.path("outside"), [1; 4096]).unwrap();
+        symlink(lab.path("outside"), lab.path("allowed/link")).unwrap();
+        fs::write(lab.path("allowed/inside"), [2; 4096]).unwrap();
+        let allowed = vec![lab.path("allowed")];
+        for name in ["outside", "allowed/link", "allowed/../outside", "/etc/passwd"] {
+            lab.create("image", &["-u", "-F", "raw", "-b", name], MIB);
+            let options = Options { allow_backing: allowed.clone(), ..lab.options("image") };
+            let said = lab.refusal(&options).await;
+            assert!(said.contains(name) && said.contains("--allow-backing /"), "{said}");
+        }
+        lab.create("image", &["-u", "-F", "raw", "-b", "allowed/inside"], MIB);
+        let options = Options { allow_backing: allowed, ..lab.options("image") };
+        let disk = open(&options).await.unwrap();
+        assert_eq!(lab.read(&disk, 4095, 2).await.unwrap(), [2, 0]);
+        drop(disk);
+        let none = Options { allow_backing: Vec::new(), ..options };
+        assert!(lab.refusal(&none).await.contains("--allow-backing /"));
+    });
+}
+
+#[test]
+fn names_that_are_not_of_files_are_refused() {
+    on_both_engines(async |lab: Lab| {
+        for name in ["json:{\"driver\":\"raw\"}", "nbd://host/disk", "ssh:x", "fuse:a/b"] {
+            lab.create("image", &["-u", "-F", "raw", "-b", name], MIB);
+            is_refused(&lab, "image", &[name, "not the name of a file"]).await;
+        }
+        fs::write(lab.path("raw"), [1; 4096]).unwrap();
+        lab.create("image", &["-u", "-F", "raw", "-b", "file:raw"], MIB);
+        let disk = lab.open("image").await;
+        assert_eq!(lab.read(&disk, 0, 1).await.unwrap(), [1]);
+    });
+}
+
+#[test]
+fn a_backing_file_has_a_format_that_is_known() {
+    on_both_engines(async |lab: Lab| {
+        fs::write(lab.path("raw"), [1; 4096]).unwrap();
+        lab.create("image", &["-u", "-F", "raw", "-b", "raw"], MIB);
+        lab.run("qemu-img", &["rebase", "-u", "-F", "vmdk", "-b", "raw", "image"]);
+        is_refused(&lab, "image", &["'vmdk'", "qemu-img convert"]).await;
+        let bytes = fs::read(lab.path("image")).unwrap();
+        let at = bytes.windows(4).position(|four| four == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
+        patch(&lab, "image", at as u64, &[1, 2, 3, 4]);
+        is_refused(&lab, "image", &["does not say its format", "qemu-img rebase -u -F"]).await;
+    });
+}
+
+#[test]
+fn a_chain_that_comes_back_or_does_not_end_is_refused() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("one", &["-u", "-F", "qcow2", "-b", "./one"], MIB);
+        is_refused(&lab, "one", &["chain"]).await;
+        lab.create("two", &["-u", "-F", "qcow2", "-b", "three"], MIB);
+        lab.create("three", &["-u", "-F", "qcow2", "-b", "two"], MIB);
+        is_refused(&lab, "two", &["chain"]).await;
+        lab.create("0", &[], MIB);
+        for number in 1..65 {
+            let (name, below) = (number.to_string(), (number - 1).to_string());
+            lab.create(&name, &["-u", "-F", "qcow2", "-b", &below], MIB);
+        }
+        let disk = lab.open("63").await;
+        assert_eq!(lab.read(&disk, 5, 3).await.unwrap(), [0; 3]);
+        drop(disk);
+        is_refused(&lab, "64", &["chain"]).await;
+    });
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &["-u", "-F", "raw", "-b", "missing"], MIB);
+        is_refused(&lab, "image", &["missing", "No such file"]).await;
+    });
+}

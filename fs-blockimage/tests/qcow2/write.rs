@@ -1,0 +1,293 @@
+//! What is written, and what `qemu-img` finds then.
+
+use std::{fs, os::unix::fs::MetadataExt, sync::Arc};
+
+use fsrv_blockimage::{Options, Zeroing};
+use fsrv_transport::mem::{InBuf, Pool};
+
+use crate::lab::{KIB, Lab, MIB, engines, on_both_engines, on_workers, open, read, same};
+
+const SIZE: u64 = 4 * MIB;
+
+/// Numbers without a pattern, always the same ones.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Makes an image of a kind, with something in it.
+fn create(lab: &Lab, kind: &str) {
+    let fill = ["write -P 1 0 3k", "write -P 2 100k 200k", "write -P 3 1m 2m", "write -z 2m 200k"];
+    match kind {
+        "backing" => {
+            lab.create("base", &[], SIZE - 100_000);
+            lab.qemu_io("base", &fill);
+            lab.create("image", &["-F", "qcow2", "-b", "base"], SIZE);
+        }
+        "backing 0.10" => {
+            lab.create("base", &[], SIZE - 100_000);
+            lab.qemu_io("base", &fill);
+            lab.create("image", &["-F", "qcow2", "-b", "base", "-o", "compat=0.10"], SIZE);
+        }
+        "compressed" => {
+            lab.create("base", &[], SIZE);
+            lab.qemu_io("base", &fill);
+            let args = ["convert", "-c", "-f", "qcow2", "-O", "qcow2", "base", "image"];
+            lab.run("qemu-img", &args);
+        }
+        "snapshot" => {
+            lab.create("image", &[], SIZE);
+            lab.qemu_io("image", &fill);
+            lab.run("qemu-img", &["snapshot", "-c", "before", "image"]);
+        }
+        options => {
+            lab.create("image", &["-o", options], SIZE);
+            lab.qemu_io("image", &fill);
+        }
+    }
+}
+
+const KINDS: [&str; 12] = [
+    "compat=1.1",
+    "compat=0.10",
+    "cluster_size=512",
+    "cluster_size=512,refcount_bits=64",
+    "cluster_size=2M",
+    "refcount_bits=1",
+    "preallocation=metadata",
+    "data_file=data",
+    "backing",
+    "backing 0.10",
+    "compressed",
+    "snapshot",
+];
+
+/// Does all sorts of things to the image, and to a copy in memory.
+async fn disturb(lab: &Lab, options: &Options, seed: u64) {
+    let mut random = Random(seed);
+    let disk = open(options).await.unwrap();
+    let mut model = lab.read_all(&disk).await;
+    for round in 1..=100_u8 {
+        let size = model.len() as u64;
+        let offset = random.below(size);
+        let len = match random.below(3) {
+            0 => random.below(1000) + 1,
+            1 => random.below(100_000) + 1,
+            _ => (random.below(16) + 1) * 4 * KIB,
+        };
+        let offset = if random.below(2) == 0 { offset & !4095 } else { offset };
+        let end = (offset + len).min(size);
+        let range = offset as usize..end as usize;
+        match random.below(16) {
+            0..9 => {
+                let written = lab.write(&disk, offset, &vec![round; len as usize]).await.unwrap();
+                assert_eq!(written, range.len());
+                model[range].fill(round);
+            }
+            9 => {
+                disk.zero(offset, len, Zeroing::Free).await.unwrap();
+                model[range].fill(0);
+            }
+            10 => {
+                disk.zero(offset, len * 10, Zeroing::Free).await.unwrap();
+                let end = (offset + len * 10).min(size) as usize;
+                model[offset as usize..end].fill(0);
+            }
+            11 => {
+                disk.zero(offset, len, Zeroing::Keep).await.unwrap();
+                model[range].fill(0);
+            }
+            12 => disk.flush().await.unwrap(),
+            13 => {
+                let new = (size - random.below(size / 4)) & !511;
+                disk.set_len(new).await.unwrap();
+                model.truncate(new as usize);
+            }
+            14 => {
+                let new = (size + random.below(300_000)).min(SIZE + 4 * MIB);
+                disk.grow(new, random.below(2) == 0).await.unwrap();
+                model.resize(model.len().max(new.next_multiple_of(512) as usize), 0);
+            }
+            _ => {
+                let len = range.len();
+                same(&lab.read(&disk, offset, len).await.unwrap(), &model[range]);
+            }
+        }
+        assert_eq!(disk.len(), model.len() as u64);
+    }
+    same(&lab.read_all(&disk).await, &model);
+    disk.flush().await.unwrap();
+    drop(disk);
+    lab.check("image");
+    same(&lab.content("image"), &model);
+}
+
+#[test]
+fn an_image_of_any_kind_is_what_was_written() {
+    on_both_engines(async |lab: Lab| {
+        for kind in KINDS {
+            for seed in 1..=2 {
+                create(&lab, kind);
+                let options = Options { writable: true, ..lab.options("image") };
+                println!("{kind}, {seed}");
+                disturb(&lab, &options, seed * 7919).await;
+                let options = Options { direct: true, ..options };
+                if !kind.contains("=512") {
+                    disturb(&lab, &options, seed * 104_729).await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_length_is_a_number_of_sectors() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &[], MIB);
+        let disk = lab.open_writable("image").await;
+        let refused = disk.set_len(MIB + 1).await.unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(22));
+        disk.grow(MIB + 1, false).await.unwrap();
+        assert_eq!(disk.len(), MIB + 512);
+    });
+}
+
+#[test]
+fn a_snapshot_keeps_what_it_has() {
+    on_both_engines(async |lab: Lab| {
+        create(&lab, "snapshot");
+        let before = lab.content("image");
+        let disk = lab.open_writable("image").await;
+        lab.write(&disk, 0, &[9; 3 * MIB as usize]).await.unwrap();
+        disk.zero(3 * MIB, MIB, Zeroing::Free).await.unwrap();
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+        lab.run("qemu-img", &["snapshot", "-a", "before", "image"]);
+        lab.check("image");
+        same(&lab.content("image"), &before);
+    });
+}
+
+#[test]
+fn workers_write_a_thin_image_at_once() {
+    const WORKERS: usize = 4;
+    for engine in engines() {
+        for (options, direct) in [("cluster_size=4k", false), ("cluster_size=64k", true)] {
+            let lab = Lab::new();
+            lab.create("image", &["-o", options], 64 * MIB);
+            let options = Options { writable: true, direct, ..lab.options("image") };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let disk = Arc::new(runtime.unwrap().block_on(open(&options)).unwrap());
+            on_workers(engine, WORKERS, &disk, async |disk, number| {
+                let pool = Pool::new();
+                let mut random = Random(number as u64 + 1);
+                for round in 0..200 {
+                    // Each has every fourth block; they share clusters.
+                    let block = random.below(16 << 10) & !3 | number as u64;
+                    let data = InBuf::copied(&pool, &[number as u8 + 1; 4096]);
+                    assert_eq!(disk.write(data, block * 4096).await.unwrap(), 4096);
+                    if round % 50 == 17 {
+                        disk.flush().await.unwrap();
+                    }
+                    let seen = read(&disk, &pool, block * 4096, 4096).await.unwrap();
+                    assert_eq!(seen, [number as u8 + 1; 4096]);
+                    if round % 20 == 19 {
+                        disk.zero(block * 4096, 4096, Zeroing::Free).await.unwrap();
+                    }
+                }
+                disk.flush().await.unwrap();
+            });
+            drop(disk);
+            lab.check("image");
+            let content = lab.content("image");
+            for (block, bytes) in content.chunks(4096).enumerate() {
+                let byte = bytes[0];
+                assert!(byte == 0 || usize::from(byte) == block % WORKERS + 1, "{block}: {byte}");
+                assert!(bytes.iter().all(|&other| other == byte), "{block}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_discarded_gives_its_space_back() {
+    on_both_engines(async |lab: Lab| {
+        for options in ["compat=1.1", "compat=0.10", "data_file=data"] {
+            lab.create("image", &["-o", options], 16 * MIB);
+            let disk = lab.open_writable("image").await;
+            lab.write(&disk, 0, &[1; 8 * MIB as usize]).await.unwrap();
+            disk.flush().await.unwrap();
+            let before = disk.stat().unwrap().allocated;
+            disk.zero(MIB, 6 * MIB, Zeroing::Free).await.unwrap();
+            disk.flush().await.unwrap();
+            assert!(disk.stat().unwrap().allocated <= before - 5 * MIB, "{options}");
+            disk.set_len(MIB).await.unwrap();
+            assert!(disk.stat().unwrap().allocated <= before - 6 * MIB, "{options}");
+            drop(disk);
+        }
+    });
+}
+
+#[test]
+fn an_empty_disk_of_any_size_is_discarded_and_shrunk_at_once() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &[], 1 << 50);
+        let disk = lab.open_writable("image").await;
+        disk.zero(0, 1 << 50, Zeroing::Free).await.unwrap();
+        disk.zero(0, 1 << 50, Zeroing::Keep).await.unwrap();
+        lab.write(&disk, 1 << 49, &[1; 4096]).await.unwrap();
+        disk.set_len(1 << 40).await.unwrap();
+        disk.set_len(1 << 50).await.unwrap();
+        assert_eq!(lab.read(&disk, 1 << 49, 4096).await.unwrap(), [0; 4096]);
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+        assert!(fs::metadata(lab.path("image")).unwrap().blocks() * 512 < 20 * MIB);
+    });
+}
+
+#[test]
+fn an_image_grows_beyond_its_tables() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &["-o", "cluster_size=512"], 64 * KIB);
+        let disk = lab.open_writable("image").await;
+        for size in [MIB, 64 * MIB, 4096 * MIB] {
+            disk.grow(size, false).await.unwrap();
+            lab.write(&disk, size - 4096, &[7; 4096]).await.unwrap();
+        }
+        let seen = lab.read(&disk, MIB - 4097, 4098).await.unwrap();
+        assert_eq!((seen[0], &seen[1..4097], seen[4097]), (0, &[7; 4096][..], 0));
+        let huge = disk.grow(1 << 60, false).await.unwrap_err();
+        assert_eq!(huge.raw_os_error(), Some(27));
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+        lab.run("qemu-io", &["-f", "qcow2", "-c", "read -P 7 4194300k 4k", "image"]);
+    });
+}
+
+#[test]
+fn what_a_map_relies_on_is_checked_before_it_is_changed() {
+    use std::os::unix::fs::FileExt;
+    on_both_engines(async |lab: Lab| {
+        for (table, says) in [(40, "L1 entry"), (48, "refcount table")] {
+            lab.create("image", &["-o", "preallocation=metadata,cluster_size=512"], MIB);
+            let file = fs::File::options().read(true).write(true).open(lab.path("image")).unwrap();
+            let mut number = [0; 8];
+            file.read_exact_at(&mut number, table).unwrap();
+            let at = u64::from_be_bytes(number);
+            file.read_exact_at(&mut number, at).unwrap();
+            file.write_all_at(&number, at + 8).unwrap();
+            let options = Options { writable: true, ..lab.options("image") };
+            let said = lab.refusal(&options).await;
+            assert!(said.contains(says) && said.contains("qemu-img check"), "{said}");
+        }
+    });
+}
