@@ -40,30 +40,37 @@ pub(crate) trait Kind: Sync {
 
 /// How many runs, and how many cuts of each.
 #[derive(Clone, Copy)]
-struct Plan {
+pub(crate) struct Plan {
     runs: u64,
     cuts: u64,
 }
 
 impl Plan {
+    const LONG: Self = Self { runs: 50, cuts: 100 };
+
     /// 500 cuts, or with `FSRV_LONG=1` 5,000.
-    fn here() -> Self {
-        if std::env::var_os("FSRV_LONG").is_some() {
-            Self { runs: 50, cuts: 100 }
-        } else {
-            Self { runs: 10, cuts: 50 }
-        }
+    pub(crate) fn here() -> Self {
+        if is_long() { Self::LONG } else { Self { runs: 10, cuts: 50 } }
+    }
+
+    /// 20 cuts, or with `FSRV_LONG=1` 5,000.
+    pub(crate) fn sample() -> Self {
+        if is_long() { Self::LONG } else { Self { runs: 1, cuts: 20 } }
     }
 }
 
+/// Whether all is to be tested that there is.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("FSRV_LONG").is_some()
+}
+
 /// Cuts the power while images of a kind are written to.
-pub(crate) fn cut_power<K: Kind>(kind: &K) {
+pub(crate) fn cut_power<K: Kind>(kind: &K, plan: Plan) {
     if let Ok(seed) = std::env::var(SEED) {
         let run = Run::record(kind, seed.parse().unwrap());
         run.cut_at(kind, (0..=run.log.now + 1).collect());
         return;
     }
-    let plan = Plan::here();
     for seed in 0..plan.runs {
         let run = Run::record(kind, seed);
         let mut choice = Seed::part(seed, u64::MAX);
@@ -87,7 +94,7 @@ impl Run {
         let outcome = kind.workload(seed).run(&image.options, &Arc::new(Recorder::default()));
         let run = Self { seed, image, before, log: outcome.log };
         let end = run.log.now + 1;
-        run.accept(end, run.model().check(end, &outcome.content));
+        run.accept(end, run.model().check(end, &outcome.content.expect("it can be opened")));
         run
     }
 

@@ -6,6 +6,8 @@
 mod cuts;
 mod faults;
 mod model;
+mod qcow2;
+mod qemu_img;
 mod raw;
 mod recorder;
 mod remains;

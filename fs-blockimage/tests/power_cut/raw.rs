@@ -5,7 +5,7 @@ use std::fs;
 use fsrv_blockimage::{Format, HostOp, Options};
 
 use crate::{
-    cuts::{Image, Kind, Run, cut_power},
+    cuts::{Image, Kind, Plan, Run, cut_power},
     faults::fail,
     seed::Seed,
     workload::Workload,
@@ -15,7 +15,7 @@ pub(crate) struct Raw;
 
 impl Kind for Raw {
     fn workload(&self, seed: u64) -> Workload {
-        Workload { seed, tasks: 6, ops: 40, write_max: 256 << 10, len_max: 4 << 20 }
+        Workload { seed, tasks: 6, ops: 40, write_max: 256 << 10, len_max: 4 << 20, len_step: 1 }
     }
 
     fn create(&self, seed: u64) -> Image {
@@ -41,7 +41,7 @@ impl Kind for Raw {
 
 #[test]
 fn what_was_flushed_is_there_after_a_power_cut() {
-    cut_power(&Raw);
+    cut_power(&Raw, Plan::here());
 }
 
 #[test]

@@ -28,14 +28,15 @@ pub(crate) struct Workload {
     pub(crate) ops: u64,
     /// The longest write.
     pub(crate) write_max: u64,
-    /// The length that the image may get.
+    /// The length that the image may get, and what all lengths are multiples of.
     pub(crate) len_max: u64,
+    pub(crate) len_step: u64,
 }
 
-/// What a workload did, and what the image read as at its end.
+/// What a workload did, and what the image read as at its end, unless it could not even be opened.
 pub(crate) struct Outcome {
     pub(crate) log: Log,
-    pub(crate) content: Vec<u8>,
+    pub(crate) content: Option<Vec<u8>>,
 }
 
 impl Workload {
@@ -49,11 +50,11 @@ impl Workload {
         Outcome { log: recorder.take_log(), content }
     }
 
-    async fn run_on_workers(&self, options: &Options, recorder: &Arc<Recorder>) -> Vec<u8> {
+    async fn run_on_workers(&self, options: &Options, recorder: &Arc<Recorder>) -> Option<Vec<u8>> {
         let workers = [start(Engine::Threads).await, start(other_engine()).await];
         let (opened, probe) = (options.clone(), recorder.clone());
         let disk = on(&workers[0], || async move { Disk::open_probed(&opened, probe).await });
-        let disk = Arc::new(disk.await.unwrap());
+        let disk = Arc::new(disk.await.ok()?);
         let clients = (0..self.tasks).map(|task| {
             let client = Client {
                 disk: disk.clone(),
@@ -71,7 +72,7 @@ impl Workload {
             let _ = recorder.guest(GuestOp::Flush, disk.flush(), |()| true).await;
             read_all(&disk).await
         };
-        on(&workers[0], last).await
+        Some(on(&workers[0], last).await)
     }
 }
 
@@ -154,7 +155,7 @@ impl Client {
         if room == 0 {
             return Ok(());
         }
-        let len = self.disk.len() + self.seed.len(room);
+        let len = self.disk.len() + self.seed.len(room).next_multiple_of(self.workload.len_step);
         let grow = self.disk.grow(len, self.seed.in_percent(50));
         self.recorder.guest(GuestOp::Grow(len), grow, |()| true).await
     }
