@@ -134,6 +134,14 @@ impl Disk {
         Ok(Self { image, is_writable: options.writable })
     }
 
+    /// The format of the image.
+    pub fn format(&self) -> Format {
+        match &self.image {
+            Image::Raw(_) => Format::Raw,
+            Image::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         each!(self, image => image.len())

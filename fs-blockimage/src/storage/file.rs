@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use fsrv::types::Timestamp;
@@ -16,6 +16,8 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags, fstat, ftruncate,
     openat, seek, statx,
 };
+
+use tokio::sync::Mutex;
 
 use super::{
     lock::{self, Access},
@@ -49,7 +51,7 @@ pub(crate) struct HostFile {
     pool: Pool,
     probe: Option<Arc<dyn Probe>>,
     /// The error of the first sync that failed.
-    failed_sync: OnceLock<i32>,
+    failed_sync: Mutex<Option<i32>>,
 }
 
 /// The most zeroes written by one call.
@@ -123,7 +125,7 @@ impl HostFile {
             calls: cost(Cost::quick),
             pool: Pool::new(),
             probe: None,
-            failed_sync: OnceLock::new(),
+            failed_sync: Mutex::default(),
         })
     }
 
@@ -251,7 +253,9 @@ impl HostFile {
     /// the pages that were not written for clean: so nothing is durable from then on, and every later call fails
     /// likewise. QEMU keeps it so (`page_cache_inconsistent` in `block/file-posix.c`).
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        if let Some(&errno) = self.failed_sync.get() {
+        // One at a time: of several at once the kernel tells only one of the error.
+        let mut failed = self.failed_sync.lock().await;
+        if let Some(errno) = *failed {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let result = match self.watch(|| HostOp::Sync) {
@@ -259,7 +263,7 @@ impl HostFile {
             Err(injected) => Err(injected),
         };
         if let Err(error) = &result {
-            self.failed_sync.get_or_init(|| error.raw_os_error().unwrap_or(libc::EIO));
+            *failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
         }
         result
     }

@@ -243,6 +243,8 @@ pub(crate) enum AllowOther {
 pub(crate) enum ImageFormat {
     /// The file is the content
     Raw,
+    /// QEMU's format, versions 2 and 3
+    Qcow2,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -27,6 +27,7 @@ impl Image {
             path: path.to_owned(),
             format: args.format.map(|format| match format {
                 ImageFormat::Raw => Format::Raw,
+                ImageFormat::Qcow2 => Format::Qcow2,
             }),
             writable: args.writable,
             direct: args.host_cache == HostCache::Direct,

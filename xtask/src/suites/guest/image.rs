@@ -11,7 +11,7 @@ use crate::guest::{BOOT_LIMIT, Guest, Server};
 use crate::lab::Lab;
 use crate::program;
 
-const FORMATS: [&str; 1] = ["raw"];
+const FORMATS: [&str; 2] = ["raw", "qcow2"];
 
 const MIB: u64 = 1 << 20;
 
