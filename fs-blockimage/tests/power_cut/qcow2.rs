@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     cuts::{Image, Kind, Plan, Run, cut_power},
-    faults::fail,
+    faults::{fail, fill},
     qemu_img,
     seed::Seed,
     workload::{Workload, read_all},
@@ -221,6 +221,11 @@ mod what_was_flushed_is_there_after_a_power_cut {
 #[test]
 fn a_failing_host_is_reported_and_changes_nothing_else() {
     fail(&SMALL);
+}
+
+#[test]
+fn a_full_host_is_reported_and_changes_nothing_else() {
+    fill(&MEDIUM);
 }
 
 #[test]

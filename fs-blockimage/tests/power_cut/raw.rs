@@ -6,7 +6,7 @@ use fsrv_blockimage::{Format, HostOp, Options};
 
 use crate::{
     cuts::{Image, Kind, Plan, Run, cut_power},
-    faults::fail,
+    faults::{fail, fill},
     seed::Seed,
     workload::Workload,
 };
@@ -48,6 +48,11 @@ fn what_was_flushed_is_there_after_a_power_cut() {
 #[ignore = "HostFile forgets that a sync failed"]
 fn a_failing_host_is_reported_and_changes_nothing_else() {
     fail(&Raw);
+}
+
+#[test]
+fn a_full_host_is_reported_and_changes_nothing_else() {
+    fill(&Raw);
 }
 
 /// What these tests find, when it is there to be found.
