@@ -39,7 +39,7 @@ pub(super) enum Format {
     Qcow2,
 }
 
-pub(super) const FORMATS: [Format; 1] = [Format::Raw];
+pub(super) const FORMATS: [Format; 2] = [Format::Raw, Format::Qcow2];
 
 /// An image called `image`, beside an empty file called `point`.
 #[derive(Debug)]

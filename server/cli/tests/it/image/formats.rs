@@ -71,7 +71,7 @@ fn a_guest_that_writes_a_header_gets_no_other_image() {
 #[test]
 fn a_format_that_fsrv_does_not_have_is_refused() {
     let image = Image::new(Format::Raw, MIB);
-    image.is_refused(&["--format", "vmdk"]).says(USAGE, &["vmdk", "raw"]);
+    image.is_refused(&["--format", "vmdk"]).says(USAGE, &["vmdk", "raw", "qcow2"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How an export begins and ends.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -142,4 +142,33 @@ fn the_start_line_says_what_is_served_where() {
         assert!(log.contains(&format!("serving {}", path.display())), "{log}");
         export.stop();
     }
+}
+
+#[test]
+fn the_server_writes_back_memory_for_others() {
+    let image = Image::new(Format::Raw, MIB);
+    let export = image.serve(&["--writable"]);
+    let pid = export.mount.pid();
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // Behind the name, which ends with a parenthesis, the flags are the seventh.
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        let flags: u32 = rest.split(' ').nth(6).unwrap().parse().unwrap();
+        assert_eq!(flags & FLUSHER == FLUSHER, may_be_flusher(), "{stat}");
+        threads += 1;
+    }
+    assert!(threads > 1, "{threads} threads");
+    export.stop();
+}
+
+/// `PF_MEMALLOC_NOIO` and `PF_LOCAL_THROTTLE` of the kernel, which PR_SET_IO_FLUSHER sets.
+const FLUSHER: u32 = 0x0018_0000;
+
+/// Whether the kernel grants that here: it asks for CAP_SYS_RESOURCE.
+fn may_be_flusher() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() & 1 << CAP_SYS_RESOURCE != 0
 }
