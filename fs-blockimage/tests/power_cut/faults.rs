@@ -79,6 +79,7 @@ fn compare<K: Kind>(kind: &K, image: &Image, outcome: &Outcome) -> Result<(), St
     let Outcome { log, content } = outcome;
     if let Some(content) = content {
         let model = Model { initial: &image.content, ops: &log.guest };
+        let content = content.as_ref().map_err(|error| format!("it cannot be read: {error}"))?;
         model.check(log.now + 1, content).map_err(|error| format!("open: {error}"))?;
     }
     let file = fs::read(&image.options.path).unwrap();

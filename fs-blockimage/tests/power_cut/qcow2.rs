@@ -113,7 +113,7 @@ fn read_own(options: &Options) -> Result<Vec<u8>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let disk = Disk::open(options).await.map_err(|error| error.to_string())?;
-        Ok(read_all(&disk).await)
+        read_all(&disk).await.map_err(|error| error.to_string())
     })
 }
 

@@ -45,7 +45,6 @@ fn what_was_flushed_is_there_after_a_power_cut() {
 }
 
 #[test]
-#[ignore = "HostFile forgets that a sync failed"]
 fn a_failing_host_is_reported_and_changes_nothing_else() {
     fail(&Raw);
 }

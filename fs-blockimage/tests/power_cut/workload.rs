@@ -36,7 +36,7 @@ pub(crate) struct Workload {
 /// What a workload did, and what the image read as at its end, unless it could not even be opened.
 pub(crate) struct Outcome {
     pub(crate) log: Log,
-    pub(crate) content: Option<Vec<u8>>,
+    pub(crate) content: Option<io::Result<Vec<u8>>>,
 }
 
 impl Workload {
@@ -50,7 +50,11 @@ impl Workload {
         Outcome { log: recorder.take_log(), content }
     }
 
-    async fn run_on_workers(&self, options: &Options, recorder: &Arc<Recorder>) -> Option<Vec<u8>> {
+    async fn run_on_workers(
+        &self,
+        options: &Options,
+        recorder: &Arc<Recorder>,
+    ) -> Option<io::Result<Vec<u8>>> {
         let workers = [start(Engine::Threads).await, start(other_engine()).await];
         let (opened, probe) = (options.clone(), recorder.clone());
         let disk = on(&workers[0], || async move { Disk::open_probed(&opened, probe).await });
@@ -98,17 +102,17 @@ fn other_engine() -> Engine {
 }
 
 /// The whole content.
-pub(crate) async fn read_all(disk: &Disk) -> Vec<u8> {
+pub(crate) async fn read_all(disk: &Disk) -> io::Result<Vec<u8>> {
     const PIECE: u64 = 1 << 20;
     let (pool, len) = (Pool::new(), disk.len());
     let mut content = Vec::new();
     for offset in (0..len).step_by(PIECE as usize) {
         let piece = PIECE.min(len - offset) as usize;
-        let read = disk.read(OutBuf::new(&pool, piece), offset).await.unwrap();
+        let read = disk.read(OutBuf::new(&pool, piece), offset).await?;
         assert_eq!(read.len(), piece, "at {offset} of {len}");
         content.extend_from_slice(read.as_host_bytes());
     }
-    content
+    Ok(content)
 }
 
 /// One of the tasks that change the image.
