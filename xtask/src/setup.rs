@@ -28,14 +28,16 @@ pub(crate) struct CrateProgram {
     version: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 11] = [
+const PACKAGES: [Package; 13] = [
     Package { name: "acl", gives: "setfacl" },
     Package { name: "attr", gives: "setfattr" },
+    Package { name: "e2fsprogs", gives: "mkfs.ext4" },
     Package { name: "fio", gives: "fio" },
     Package { name: "fuse3", gives: "fusermount3" },
     Package { name: "gcc", gives: "cc" },
     Package { name: "git", gives: "git" },
     Package { name: "libacl1-dev", gives: "/usr/include/sys/acl.h" },
+    Package { name: "mount", gives: "losetup" },
     Package { name: "sqlite3", gives: "sqlite3" },
     Package { name: "stress-ng", gives: "stress-ng" },
     Package { name: "tar", gives: "tar" },

@@ -14,7 +14,7 @@ use crate::tally::Tally;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-const EVERY_JOB: [&str; 10] = [
+pub(super) const EVERY_JOB: [&str; 9] = [
     "--verify=crc32c",
     "--verify_fatal=1",
     "--do_verify=1",
@@ -24,7 +24,6 @@ const EVERY_JOB: [&str; 10] = [
     "--fallocate=none",
     "--output-format=json",
     "--name=verify",
-    "--filename=file",
 ];
 
 /// A name, and the arguments that differ.
@@ -51,7 +50,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
 /// Returns how many bytes were written and read back.
 fn verify(dir: &Path, size: &str, args: &[&str]) -> Result<String> {
     let mut command = Command::new("fio");
-    command.args(EVERY_JOB).arg(size).args(args).current_dir(dir);
+    command.args(EVERY_JOB).args(["--filename=file", size]).args(args).current_dir(dir);
     let report: Value = serde_json::from_str(&program::check(&mut command, LIMIT)?)?;
     let job = report.pointer("/jobs/0").context("fio reported no job")?;
     if job["error"] != 0 {

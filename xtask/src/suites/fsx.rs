@@ -63,12 +63,18 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
 }
 
 fn exercise(dir: &Path, config: &str, seed: u32, operations: u32) -> Result<String> {
+    on_file(&dir.join("file"), config, seed, operations)?;
+    Ok(String::from("all operations completed"))
+}
+
+/// Lets fsx have one file.
+pub(super) fn on_file(path: &Path, config: &str, seed: u32, operations: u32) -> Result<()> {
     let beside = tempfile::tempdir()?;
-    let file = beside.path().join("fsx.toml");
-    std::fs::write(&file, config)?;
+    let settings = beside.path().join("fsx.toml");
+    std::fs::write(&settings, config)?;
     let mut command = Command::new(setup::find("fsx").context("fsx is not installed")?);
     command.args(["-S", &seed.to_string(), "-N", &operations.to_string()]);
-    command.arg("-f").arg(&file).arg("-P").arg(beside.path()).arg(dir.join("file"));
+    command.arg("-f").arg(&settings).arg("-P").arg(beside.path()).arg(path);
     program::check(&mut command, LIMIT)?;
-    Ok(String::from("all operations completed"))
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod checks;
 mod fio;
 mod fsx;
 pub(crate) mod guest;
+mod image;
 pub(crate) mod locks;
 mod pjdfstest;
 mod programs;
@@ -26,7 +27,7 @@ pub(crate) struct Suite {
     pub(crate) only_full: bool,
 }
 
-pub(crate) static SUITES: [Suite; 11] = [
+pub(crate) static SUITES: [Suite; 12] = [
     Suite { name: "checks", run: checks::run, only_full: false },
     Suite { name: "unit", run: unit::run, only_full: false },
     Suite { name: "pjdfstest", run: pjdfstest::run, only_full: false },
@@ -34,6 +35,7 @@ pub(crate) static SUITES: [Suite; 11] = [
     Suite { name: "fio", run: fio::run, only_full: false },
     Suite { name: "locks", run: locks::run, only_full: false },
     Suite { name: "programs", run: programs::run, only_full: false },
+    Suite { name: "image", run: image::run, only_full: false },
     Suite { name: "vhost", run: vhost::run, only_full: false },
     Suite { name: "guest", run: guest::run, only_full: false },
     Suite { name: "tree", run: tree::run, only_full: false },
