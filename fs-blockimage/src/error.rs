@@ -1,6 +1,10 @@
 //! Why an image cannot be opened.
 
-use std::{io, path::PathBuf};
+use std::{
+    fmt::Display,
+    io,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
@@ -9,7 +13,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum OpenError {
     /// The host refused to open a file.
-    #[error("cannot open {path}: {cause}")]
+    #[error("cannot open {}: {cause}", shown(path))]
     Open {
         /// The file.
         path: PathBuf,
@@ -17,7 +21,10 @@ pub enum OpenError {
         cause: io::Error,
     },
     /// Neither a regular file nor a block device.
-    #[error("cannot open {path}: it is {what}, and an image is a regular file or a block device")]
+    #[error(
+        "cannot open {}: it is {what}, and an image is a regular file or a block device",
+        shown(path)
+    )]
     NotAnImage {
         /// The file.
         path: PathBuf,
@@ -26,7 +33,8 @@ pub enum OpenError {
     },
     /// Somebody else uses the image in a way that does not go together with this one.
     #[error(
-        "cannot open {path}: another process {how} (a virtual machine, or another export); end that first"
+        "cannot open {}: another process {how} (a virtual machine, or another export); end that first",
+        shown(path)
     )]
     InUse {
         /// The file.
@@ -35,7 +43,10 @@ pub enum OpenError {
         how: &'static str,
     },
     /// It could not be made sure that nobody else uses the image.
-    #[error("cannot lock {path}: {cause}; put it on a filesystem with open-file-description locks")]
+    #[error(
+        "cannot lock {}: {cause}; put it on a filesystem with open-file-description locks",
+        shown(path)
+    )]
     Lock {
         /// The file.
         path: PathBuf,
@@ -43,7 +54,7 @@ pub enum OpenError {
         cause: io::Error,
     },
     /// What is in the file is not what it should be, or is not supported.
-    #[error("cannot open {path} as {format}: {why}")]
+    #[error("cannot open {} as {format}: {why}", shown(path))]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -54,8 +65,11 @@ pub enum OpenError {
     },
     /// An image refers to a file that the user did not allow.
     #[error(
-        "cannot open {image}: it refers to the {what} '{name}', which is outside of what is allowed; \
-         allow its directory with --allow-backing {directory}"
+        "cannot open {}: it refers to the {what} '{}', which is outside of what is allowed; \
+         allow its directory with --allow-backing {}",
+        shown(image),
+        printable(name),
+        shown(directory)
     )]
     NotAllowed {
         /// The image.
@@ -68,7 +82,12 @@ pub enum OpenError {
         directory: PathBuf,
     },
     /// An image refers to something in a way that is not followed.
-    #[error("cannot open {image}: it refers to the {what} '{name}', {why}")]
+    #[error(
+        "cannot open {}: it refers to the {what} '{}', {}",
+        shown(image),
+        printable(name),
+        printable(why)
+    )]
     Reference {
         /// The image.
         image: PathBuf,
@@ -80,7 +99,7 @@ pub enum OpenError {
         why: String,
     },
     /// A file that an image refers to cannot be opened.
-    #[error("cannot open the {what} of {image}: {cause}")]
+    #[error("cannot open the {what} of {}: {cause}", shown(image))]
     Referred {
         /// The image.
         image: PathBuf,
@@ -91,11 +110,25 @@ pub enum OpenError {
     },
     /// What is to be written needs a format that somebody has said.
     #[error(
-        "cannot open {path}: say its format with --format, for what a client writes to a raw image could look like \
-         another format"
+        "cannot open {}: say its format with --format, for what a client writes to a raw image could look like \
+         another format",
+        shown(path)
     )]
     FormatRequired {
         /// The image.
         path: PathBuf,
     },
+}
+
+fn shown(path: &Path) -> String {
+    printable(path.display())
+}
+
+/// Names come from images: what a terminal would obey, or write in another direction, is written as its number.
+fn printable(text: impl Display) -> String {
+    let shown = |c: char| {
+        // `escape_debug` knows what is not printable; quotes and backslashes are.
+        if c.is_ascii_graphic() || c == ' ' { c.to_string() } else { c.escape_debug().to_string() }
+    };
+    text.to_string().chars().map(shown).collect()
 }

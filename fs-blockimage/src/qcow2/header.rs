@@ -1,17 +1,21 @@
 //! The header of a qcow2 image, checked (`docs/interop/qcow2.txt` of QEMU).
 
-use std::io;
+use std::{io, ops::Range};
 
 use crate::storage::HostFile;
 
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// Where its fields are that this crate changes.
-pub(super) const SIZE: std::ops::Range<usize> = 24..32;
-pub(super) const REFTABLE: std::ops::Range<usize> = 48..60;
+/// Where its fields are.
+pub(super) const BACKING: Range<usize> = 8..20;
+pub(super) const SIZE: Range<usize> = 24..32;
+pub(super) const L1: Range<usize> = 36..48;
+pub(super) const REFTABLE: Range<usize> = 48..60;
+pub(super) const AUTOCLEAR: Range<usize> = 88..96;
+pub(super) const LEN: Range<usize> = 100..104;
 
-const V2_LEN: usize = 72;
-const V3_LEN: usize = 104;
+pub(super) const V2_LEN: usize = 72;
+pub(super) const V3_LEN: usize = 104;
 /// The most entries of the L1 table, and here of the refcount table: QEMU's limit.
 pub(super) const ENTRIES_MAX: u64 = 4 << 20;
 /// No host offset is larger.
@@ -57,6 +61,7 @@ pub(crate) struct Header {
     pub(crate) size: u64,
     pub(crate) l1: Table,
     pub(crate) reftable: Table,
+    pub(crate) autoclear: u64,
     pub(crate) backing: Option<String>,
     pub(crate) backing_format: Option<String>,
     /// Whether data is in a file of its own, and its name where the image has one.
@@ -107,6 +112,7 @@ impl Header {
             size: u64_at(cluster, SIZE.start),
             l1,
             reftable,
+            autoclear: if v3 { u64_at(cluster, AUTOCLEAR.start) } else { 0 },
             backing: backing_of(cluster)?,
             backing_format: None,
             data_file: (v3 && u64_at(cluster, 72) & EXTERNAL != 0).then_some(None),
@@ -125,6 +131,11 @@ impl Header {
 
     pub(crate) fn cluster(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// How many clusters a block of refcounts is for, as a power of two.
+    pub(super) fn refblock_bits(&self) -> u32 {
+        self.cluster_bits + 3 - self.refcount_order
     }
 
     fn parse_extensions(&mut self, cluster: &[u8]) -> Result<(), Unusable> {

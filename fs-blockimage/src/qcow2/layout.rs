@@ -1,15 +1,17 @@
 //! Which cluster of an image holds what.
 
-use std::{collections::HashSet, io};
+use std::{collections::HashSet, ops::Range};
 
-use super::header::{Header, Table};
+use super::header::Table;
 
 /// An entry of the refcount table without what is reserved.
 const REFBLOCK: u64 = !0x1ff;
-/// An entry of the L1 table without flags.
-const L2_TABLE: u64 = 0x00ff_ffff_ffff_fe00;
-/// The flag of an L1 entry whose table belongs to nobody else.
-const COPIED: u64 = 1 << 63;
+/// An entry of the L1 table, or of an L2 table, without flags.
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// The flag of an entry for what belongs to nobody else.
+pub(super) const COPIED: u64 = 1 << 63;
+/// The flag of an L2 entry for compressed data.
+pub(super) const COMPRESSED: u64 = 1 << 62;
 
 /// What is where, of the metadata that is written in an order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,42 +50,21 @@ impl Layout {
     }
 }
 
-/// Checks what a writer relies on, and says whether L2 tables are shared with snapshots.
-///
-/// `reftable` and `l1` are the contents of the tables; `refcount` tells that of a cluster.
-pub(super) async fn check(
-    header: &Header,
-    reftable: &[u8],
-    l1: &[u8],
-    refcount: impl AsyncFn(u64) -> io::Result<u64>,
-) -> io::Result<Result<bool, String>> {
-    const REPAIR: &str = "repair it with `qemu-img check -r all`";
-    let mut seen = HashSet::new();
-    for entry in numbers(reftable).filter(|&entry| entry != 0) {
-        if !seen.insert(entry) {
-            return Ok(Err(format!("two entries of its refcount table are {entry:#x}; {REPAIR}")));
-        }
-    }
-    let mut is_shared = false;
-    for entry in numbers(l1) {
-        let table = entry & L2_TABLE;
-        if table == 0 {
-            continue;
-        }
-        if !table.is_multiple_of(header.cluster()) || !seen.insert(table) {
-            return Ok(Err(format!("its L1 entry {entry:#x} is not valid; {REPAIR}")));
-        }
-        if entry & COPIED == 0 {
-            is_shared = true;
-            if refcount(table).await? < 2 {
-                return Ok(Err(format!("its L1 entry {entry:#x} lacks a flag; {REPAIR}")));
-            }
-        }
-    }
-    Ok(Ok(is_shared))
-}
-
 /// The numbers in a table.
 pub(super) fn numbers(table: &[u8]) -> impl Iterator<Item = u64> {
     table.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The number with this index.
+pub(super) fn number(table: &[u8], index: usize) -> Option<u64> {
+    table.as_chunks().0.get(index).map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Where the data is that an L2 entry for compressed data refers to; it may end before.
+pub(super) fn compressed(entry: u64, cluster_bits: u32) -> Range<u64> {
+    const SECTOR: u64 = 512;
+    let bits = 70 - cluster_bits;
+    let descriptor = entry & !(COMPRESSED | COPIED);
+    let start = descriptor & ((1 << bits) - 1) & ((1 << 56) - 1);
+    start..(start & !(SECTOR - 1)) + ((descriptor >> bits) + 1) * SECTOR
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,6 +12,7 @@ use std::{
 use super::{
     header::{self, Header, Table},
     layout::{self, Layout},
+    ownership::{Ownership, REPAIR},
     refcounts,
 };
 use crate::storage::HostFile;
@@ -24,7 +25,8 @@ pub(super) type Blocks = BTreeMap<u64, Arc<[u8]>>;
 /// What imago writes of them stays in memory until [`Metadata::commit`] brings it to the file, in an order in which a
 /// power cut at any point leaves a consistent image. imago knows no order.
 ///
-/// imago is shown a size as large as the L1 table allows: the size that clients see is kept here.
+/// imago is shown a size as large as the L1 table allows: the size that clients see is kept here. Of a header it sees the
+/// part that is the same in all versions, and what changes the meaning of tables.
 pub(crate) struct Metadata {
     file: Arc<HostFile>,
     cluster_bits: u32,
@@ -48,6 +50,9 @@ pub(crate) struct Metadata {
     pub(super) is_in_doubt: AtomicBool,
     /// How often the host failed to give metadata.
     failures: AtomicU64,
+    /// What the tables may not refer to, when they are to be changed.
+    ownership: OnceLock<Ownership>,
+    is_external: bool,
 }
 
 impl Metadata {
@@ -67,7 +72,14 @@ impl Metadata {
             reftable_moved: AtomicBool::default(),
             is_in_doubt: AtomicBool::default(),
             failures: AtomicU64::default(),
+            ownership: OnceLock::new(),
+            is_external: header.data_file.is_some(),
         }
+    }
+
+    /// The same for a backing image: behind its end there is nothing to be seen.
+    pub(super) fn backing(file: Arc<HostFile>, header: &Header) -> Self {
+        Self { cover: header.size.into(), ..Self::new(file, header) }
     }
 
     /// Learns, and checks, what a writer must know.
@@ -80,12 +92,25 @@ impl Metadata {
     ) -> io::Result<Result<(), header::Unusable>> {
         let reftable = self.view_table(header.reftable).await?;
         let l1 = self.view_table(header.l1).await?;
-        let refcount = async |cluster| self.refcount(header, &reftable, cluster).await;
-        match layout::check(header, &reftable, &l1, refcount).await? {
+        let ownership = match Ownership::new(header, &reftable, &l1, self.file.len()?) {
+            Ok(ownership) => ownership,
             Err(why) => return Ok(Err(why)),
-            Ok(is_shared) => self.has_shared_tables.store(is_shared, Ordering::Relaxed),
+        };
+        let mut block = (0, Vec::new());
+        for (&cluster, &least) in &ownership.clusters {
+            let count = self.refcount(header, &reftable, cluster, &mut block).await?;
+            if count < least {
+                let why = format!("its cluster at {cluster:#x} has a refcount of {count}");
+                return Ok(Err(format!("{why}; {REPAIR}")));
+            }
         }
+        self.has_shared_tables.store(ownership.is_shared(), Ordering::Relaxed);
         self.set_layout(Layout::new(header.reftable, header.l1, &reftable).into());
+        // It is prepared once.
+        let _ = self.ownership.set(ownership);
+        if header.autoclear != 0 {
+            self.put(header::AUTOCLEAR.start as u64, &[0; 8]).await?;
+        }
         Ok(Ok(()))
     }
 
@@ -164,30 +189,62 @@ impl Metadata {
     /// For imago.
     ///
     /// # Errors
-    /// What the host said.
+    /// What the host said, and for tables that refer to what they must not.
     pub(crate) async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = self.view(offset, len).await.inspect_err(|_| self.note_failure())?;
-        if offset == 0 && len >= header::SIZE.end {
-            bytes[header::SIZE].copy_from_slice(&self.cover().to_be_bytes());
+        if offset < self.cluster() {
+            self.disguise(offset as usize, &mut bytes);
+        } else if let Some(ownership) = self.ownership.get()
+            && len as u64 == self.cluster()
+            && !self.is_external
+        {
+            ownership.check_l2(offset, &bytes).map_err(io::Error::other)?;
         }
         Ok(bytes)
     }
 
-    /// For imago. It writes the header from its beginning.
+    /// Hides what of the header is not imago's affair.
+    fn disguise(&self, offset: usize, bytes: &mut [u8]) {
+        let cover = self.cover().to_be_bytes();
+        for (at, byte) in (offset..).zip(bytes) {
+            if header::SIZE.contains(&at) {
+                *byte = cover[at - header::SIZE.start];
+            } else if header::BACKING.contains(&at)
+                || header::AUTOCLEAR.contains(&at)
+                || at >= header::V3_LEN
+            {
+                *byte = 0;
+            } else if let Some(at) = at.checked_sub(header::LEN.start)
+                && at < header::LEN.len()
+            {
+                *byte = (header::V3_LEN as u32).to_be_bytes()[at];
+            }
+        }
+    }
+
+    /// For imago. Of the header it writes the part that is the same in all versions.
     ///
     /// # Errors
     /// What the host said.
-    pub(crate) async fn write(&self, offset: u64, mut bytes: Vec<u8>) -> io::Result<()> {
-        if offset == 0 && bytes.len() >= header::REFTABLE.end {
-            let entries = u64::from(u32::from_be_bytes(bytes[36..40].try_into().expect("4 bytes")));
-            self.cover.store(header::cover(entries, self.cluster_bits), Ordering::Release);
-            bytes[header::SIZE].copy_from_slice(&self.len().to_be_bytes());
-            let reftable = u64::from_be_bytes(bytes[48..56].try_into().expect("8 bytes"));
-            if reftable != self.layout().reftable.offset {
-                self.reftable_moved.store(true, Ordering::Relaxed);
-            }
+    pub(crate) async fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
+        if offset >= self.cluster() {
+            return self.put(offset, &bytes).await.inspect_err(|_| self.note_failure());
         }
-        self.put(offset, &bytes).await.inspect_err(|_| self.note_failure())
+        if offset != 0 || bytes.len() != header::V2_LEN {
+            return Err(io::Error::other("no such part of the header is written"));
+        }
+        let entries = u64::from(u32::from_be_bytes(bytes[36..40].try_into().expect("4 bytes")));
+        self.cover.store(header::cover(entries, self.cluster_bits), Ordering::Release);
+        let reftable = u64::from_be_bytes(bytes[48..56].try_into().expect("8 bytes"));
+        if reftable != self.layout().reftable.offset {
+            self.reftable_moved.store(true, Ordering::Relaxed);
+        }
+        // Where the two tables are is all that it changes.
+        for range in [header::L1, header::REFTABLE] {
+            let put = self.put(range.start as u64, &bytes[range]).await;
+            put.inspect_err(|_| self.note_failure())?;
+        }
+        Ok(())
     }
 
     fn note_failure(&self) {
@@ -254,18 +311,25 @@ impl Metadata {
         self.view(table.offset, table.entries as usize * 8).await
     }
 
-    /// The refcount of a cluster, as the file has it.
-    async fn refcount(&self, header: &Header, reftable: &[u8], cluster: u64) -> io::Result<u64> {
+    /// The refcount of a cluster, as the file has it. `last` is the block that was looked into last, and where it is.
+    async fn refcount(
+        &self,
+        header: &Header,
+        reftable: &[u8],
+        cluster: u64,
+        last: &mut (u64, Vec<u8>),
+    ) -> io::Result<u64> {
         let index = cluster >> header.cluster_bits;
-        let bits = header.cluster_bits + 3 - header.refcount_order;
-        let Some(block) =
-            layout::numbers(reftable).nth((index >> bits) as usize).filter(|&block| block != 0)
+        let bits = header.refblock_bits();
+        let Some(at) = layout::number(reftable, (index >> bits) as usize).filter(|&at| at != 0)
         else {
             return Ok(0);
         };
-        let block = self.view(block & !(self.cluster() - 1), self.cluster() as usize).await?;
+        if last.0 != at {
+            *last = (at, self.view(at, self.cluster() as usize).await?);
+        }
         let nth = (index & ((1 << bits) - 1)) as usize;
-        Ok(refcounts::nth(&block, nth, header.refcount_order))
+        Ok(refcounts::nth(&last.1, nth, header.refcount_order))
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, Blocks> {

@@ -4,11 +4,13 @@
 //! writes of header and tables waits in [`Metadata`] until a commit.
 
 mod commit;
+mod compressed;
 mod header;
 mod layer;
 mod layout;
 mod metadata;
 mod open;
+mod ownership;
 mod read;
 mod refcounts;
 mod references;
@@ -27,8 +29,7 @@ use crate::{
     storage::{Handle, HostFile},
 };
 
-/// Clusters that are decompressed at once, at the most. Each takes memory for a few clusters, and keeps one of the 128
-/// L2 tables that imago caches.
+/// Clusters that are decompressed at once, at the most. Each takes memory for three clusters.
 const DECOMPRESSING: usize = 16;
 
 /// Bytes of metadata that wait in memory for a commit, about at the most.

@@ -21,6 +21,11 @@ use crate::{
 /// What O_DIRECT can ask of offsets.
 const BLOCK: u64 = 4096;
 
+/// The most memory that the tables of a chain may take, in bytes. imago caches as many of each image's as here.
+const TABLES_MAX: u64 = 1 << 30;
+const L2_CACHED: u64 = 128;
+const REFBLOCKS_CACHED: u64 = 32;
+
 /// An image of the chain that is not opened yet.
 struct Link {
     file: Arc<HostFile>,
@@ -35,6 +40,12 @@ impl Qcow2 {
         let path = file.path().to_owned();
         let cannot = |cause| OpenError::Open { path: path.clone(), cause };
         let mut links = chain(file, options).await?;
+        let tables: u64 = links.iter().map(Link::tables).sum();
+        if tables > TABLES_MAX {
+            let why = "the tables of its chain of images could take more than 1 GiB of memory; \
+                       shorten it with `qemu-img rebase`";
+            return Err(unusable(&path, why));
+        }
         let alignment = links.iter().map(Link::alignment).max().unwrap_or(1);
         let top = links.remove(0);
         let mut backing = None;
@@ -80,13 +91,22 @@ impl Link {
         self.file.alignment().max(data.alignment())
     }
 
+    /// Memory that its tables could take.
+    fn tables(&self) -> u64 {
+        self.header.as_ref().map_or(0, |header| {
+            let cached =
+                header.l1.entries.min(L2_CACHED) + header.reftable.entries.min(REFBLOCKS_CACHED);
+            cached * header.cluster() + (header.l1.entries + header.reftable.entries) * 8
+        })
+    }
+
     /// Opens a backing image.
     async fn open(self, backing: Option<Layer>) -> io::Result<FormatAccess<Handle>> {
         let data = Handle::data(self.data.unwrap_or_else(|| self.file.clone()));
         let Some(header) = self.header else {
             return Ok(FormatAccess::new(raw::Raw::open_image(data, false).await?));
         };
-        open_layer(Arc::new(Metadata::new(self.file, &header)), data, backing, false).await
+        open_layer(Arc::new(Metadata::backing(self.file, &header)), data, backing, false).await
     }
 }
 

@@ -1,12 +1,18 @@
 //! Reads, and looks at the map.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use fsrv_transport::mem::{Filled, OutBuf};
 use imago::Mapping;
 
 use super::Qcow2;
 use crate::storage::{Handle, HostFile, Seek, Way};
+
+/// How long one call looks for data or a hole.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Steps through the map between which others get their turn.
 const STEPS: u32 = 64;
@@ -27,7 +33,7 @@ impl Qcow2 {
     }
 
     /// Reads from `offset` on, up to `len` bytes that are in one place.
-    async fn read_extent(
+    pub(super) async fn read_extent(
         &self,
         mut out: OutBuf,
         offset: u64,
@@ -41,12 +47,7 @@ impl Qcow2 {
                 read_host(storage.file(), out, len, offset, way).await
             }
             Mapping::Special { layer, offset, .. } => {
-                let cluster = self.metadata.cluster() as usize;
-                let _turn = self.decompressing.acquire().await.map_err(io::Error::other)?;
-                let mut bytes = vec![0; len.min(cluster)];
-                layer.read(&mut bytes, offset).await?;
-                out.append(&bytes).map_err(io::Error::other)?;
-                Ok(out)
+                self.read_compressed(out, layer, offset, len).await
             }
             Mapping::Zero { .. } => {
                 out.append_zeroes(len).map_err(io::Error::other)?;
@@ -60,6 +61,7 @@ impl Qcow2 {
         let len = self.len();
         let mut at = offset;
         let mut pace = Pace::default();
+        let began = Instant::now();
         while at < len {
             let _shared = self.access.read().await;
             let (mapping, found) = self.format.get_mapping(at, len - at).await?;
@@ -68,6 +70,10 @@ impl Qcow2 {
             }
             at += found.max(1);
             pace.step().await;
+            if began.elapsed() > PATIENCE {
+                // What nobody has looked at may be data.
+                return Ok((what == Seek::Data && at < len).then_some(at));
+            }
         }
         Ok(None)
     }

@@ -79,7 +79,22 @@ impl Qcow2 {
     }
 
     /// Gives the image a place for what is written, writes it there, and then shows it.
-    async fn write_to_new(&self, data: InBuf, at: u64, len: usize, way: Way) -> Step {
+    async fn write_to_new(&self, mut data: InBuf, at: u64, len: usize, way: Way) -> Step {
+        let cluster = self.metadata.cluster();
+        let inside = (at & (cluster - 1)) as usize;
+        let mut len = len;
+        if inside != 0 || len < cluster as usize {
+            len = len.min(cluster as usize - inside);
+            if self.is_compressed(at - inside as u64).await? {
+                let change = |bytes: &mut [u8]| {
+                    data.take_front(&mut bytes[inside..inside + len]).map_err(io::Error::other)
+                };
+                self.replace_cluster(at - inside as u64, change).await?;
+                return Ok((len, data));
+            }
+        } else {
+            len &= !(cluster as usize - 1);
+        }
         let mapping = self.format.prepare_data_mapping(at, len as u64, true).await?;
         let len = usize::try_from(mapping.length()).map_or(len, |found| found.min(len));
         let (file, offset) = (mapping.storage().file(), mapping.offset());

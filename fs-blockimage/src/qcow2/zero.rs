@@ -12,12 +12,7 @@ use crate::disk::Zeroing;
 
 impl Qcow2 {
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> io::Result<()> {
-        let size = self.len();
-        let mut end = offset.saturating_add(len).min(size);
-        if end == size {
-            // Nobody sees the rest of the last cluster.
-            end = self.next_cluster(end);
-        }
+        let end = offset.saturating_add(len).min(self.len());
         self.zero_range(offset..end, how).await
     }
 
@@ -56,7 +51,9 @@ impl Qcow2 {
             _ => None,
         };
         let cluster = self.metadata.cluster();
-        let whole = self.next_cluster(at + found).min(end & !(cluster - 1));
+        // Nobody sees the rest of the last cluster, and the length does not change now.
+        let seen = if end == self.len() { self.next_cluster(end) } else { end };
+        let whole = self.next_cluster(at + found).min(seen & !(cluster - 1));
         if self.version >= 3 && at.is_multiple_of(cluster) && whole > at {
             let (_, zeroed) = self.format.inner().ensure_zero_mapping(at, whole - at).await?;
             if let Some((storage, offset)) = own.filter(|_| how == Zeroing::Free) {
@@ -81,6 +78,22 @@ impl Qcow2 {
 
     /// Gives the image a place with zeroes.
     async fn zero_new(&self, at: u64, len: u64, how: Zeroing) -> io::Result<u64> {
+        let cluster = self.metadata.cluster();
+        let inside = at & (cluster - 1);
+        let mut len = len;
+        if inside != 0 || len < cluster {
+            len = len.min(cluster - inside);
+            if self.is_compressed(at - inside).await? {
+                let range = inside as usize..(inside + len) as usize;
+                let change = |bytes: &mut [u8]| {
+                    bytes[range].fill(0);
+                    Ok(())
+                };
+                return self.replace_cluster(at - inside, change).await.map(|()| len);
+            }
+        } else {
+            len &= !(cluster - 1);
+        }
         let mapping = self.format.prepare_data_mapping(at, len, true).await?;
         let len = mapping.length().min(len);
         mapping.storage().file().zero(mapping.offset(), len, how).await?;

@@ -23,8 +23,7 @@ pub(crate) struct Handle {
 
 #[derive(Clone)]
 enum Part {
-    /// Clusters of data. What imago itself moves of them is what a write does not cover of its cluster, and what is
-    /// compressed.
+    /// Clusters of data. What imago itself moves of them is what a write does not cover of its cluster.
     Data(Arc<HostFile>),
     /// Header and tables.
     Metadata(Arc<Metadata>),
@@ -44,6 +43,13 @@ impl Handle {
         match &self.part {
             Part::Data(file) => file,
             Part::Metadata(metadata) => metadata.file(),
+        }
+    }
+
+    pub(crate) fn as_metadata(&self) -> Option<&Metadata> {
+        match &self.part {
+            Part::Data(_) => None,
+            Part::Metadata(metadata) => Some(metadata),
         }
     }
 
