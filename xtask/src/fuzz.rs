@@ -10,7 +10,10 @@ use crate::program;
 use crate::setup;
 
 /// The packages that hold fuzz targets.
-const FUZZED: [&str; 2] = ["transport", "server"];
+const FUZZED: [&str; 3] = ["transport", "server", "fs-blockimage"];
+
+/// What takes longer than this many seconds hangs; inputs are long from the beginning.
+const FUZZER_OPTIONS: [&str; 2] = ["-timeout=60", "-len_control=0"];
 
 /// Fuzz one target, or each for a minute
 #[derive(Args)]
@@ -36,7 +39,9 @@ impl Fuzz {
         for (package, target) in targets {
             program::show(
                 Command::new("cargo")
-                    .args(["fuzz", "run", &target, "--", &format!("-max_total_time={}", self.time)])
+                    .args(["fuzz", "run", &target, "--"])
+                    .args(FUZZER_OPTIONS)
+                    .arg(format!("-max_total_time={}", self.time))
                     .current_dir(package)
                     // The sanitizer's flags are unstable, and this lets the stable compiler take them.
                     .env("RUSTC_BOOTSTRAP", "1"),
