@@ -103,17 +103,15 @@ impl Qcow2 {
         change: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let len = self.metadata.cluster() as usize;
-        let mut out = OutBuf::new(&Pool::new(), len);
-        while out.len() < len {
-            let at = start + out.len() as u64;
-            let left = out.remaining();
-            out = self.read_extent(out, at, left, Way::Cached).await?;
-        }
+        let out = OutBuf::new(&Pool::new(), len);
+        let out = self.read_extents(out, start, len, Way::Cached).await?;
         let mut cluster = out.finish().as_host_bytes().to_vec();
         change(&mut cluster)?;
         let mapping = self.format.prepare_data_mapping(start, len as u64, true).await?;
-        mapping.storage().file().write_bytes(mapping.offset(), &cluster).await?;
-        self.written(mapping.offset() + len as u64);
+        let offset = mapping.offset();
+        let file = mapping.storage().file_to_write(offset, len as u64)?;
+        file.write_bytes(offset, &cluster).await?;
+        self.written(offset + len as u64);
         self.format.commit_data_mapping(mapping).await
     }
 }

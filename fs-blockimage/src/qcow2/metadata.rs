@@ -11,11 +11,14 @@ use std::{
 
 use super::{
     header::{self, Header, Table},
-    layout::{self, Layout},
+    layout::{self, Kind, Layout},
     ownership::{Ownership, REPAIR},
     refcounts,
 };
 use crate::storage::HostFile;
+
+/// Where places end that L2 entries can name.
+const PLACE_MAX: u64 = 1 << 56;
 
 /// Clusters that imago has written, by where they are.
 pub(super) type Blocks = BTreeMap<u64, Arc<[u8]>>;
@@ -330,6 +333,33 @@ impl Metadata {
         }
         let nth = (index & ((1 << bits) - 1)) as usize;
         Ok(refcounts::nth(&last.1, nth, header.refcount_order))
+    }
+
+    /// An error where `offset..offset + len` is no place for data.
+    ///
+    /// What is metadata at the time is known by the last commit, and by what waits for the next one.
+    ///
+    /// # Errors
+    /// When some of it is metadata, or farther than an L2 entry can say.
+    pub(crate) fn refuse_data(&self, offset: u64, len: u64) -> io::Result<()> {
+        let cluster = self.cluster();
+        if offset.saturating_add(len) > PLACE_MAX - 2 * cluster {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        let layout = self.layout();
+        let pending = self.pending();
+        let is_metadata = |at: u64| {
+            layout.kind(at) != Kind::L2 || (!pending.is_empty() && pending.contains_key(&at))
+        };
+        match (offset & !(cluster - 1)..offset + len)
+            .step_by(cluster as usize)
+            .find(|&at| is_metadata(at))
+        {
+            None => Ok(()),
+            Some(at) => Err(io::Error::other(format!(
+                "data would be where its metadata is, at {at:#x}; {REPAIR}"
+            ))),
+        }
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, Blocks> {

@@ -63,7 +63,10 @@ impl Qcow2 {
             checked.map_err(|why| unusable(&path, &why))?;
         }
         let backing_len = backing.as_ref().map_or(0, |backing| backing.size());
-        let data = Handle::data(top.data.clone().unwrap_or(top.file));
+        let data = match &top.data {
+            Some(data) => Handle::data(data.clone(), None),
+            None => Handle::data(top.file, Some(metadata.clone())),
+        };
         let format = open_layer(metadata.clone(), data, backing, options.writable);
         let image = Self {
             format: format.await.map_err(cannot)?,
@@ -102,7 +105,7 @@ impl Link {
 
     /// Opens a backing image.
     async fn open(self, backing: Option<Layer>) -> io::Result<FormatAccess<Handle>> {
-        let data = Handle::data(self.data.unwrap_or_else(|| self.file.clone()));
+        let data = Handle::data(self.data.unwrap_or_else(|| self.file.clone()), None);
         let Some(header) = self.header else {
             return Ok(FormatAccess::new(raw::Raw::open_image(data, false).await?));
         };

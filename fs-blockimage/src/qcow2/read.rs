@@ -14,26 +14,47 @@ use crate::storage::{Handle, HostFile, Seek, Way};
 /// How long one call looks for data or a hole.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Steps through the map between which others get their turn.
-const STEPS: u32 = 64;
+/// How long a walk through the map keeps others waiting: one step takes up to a millisecond, when tables are large.
+const TURN: Duration = Duration::from_millis(1);
+
+/// How often the map may be asked again for the same place.
+const IN_VAIN_MAX: u32 = 16;
 
 impl Qcow2 {
-    pub(crate) async fn read(&self, mut out: OutBuf, offset: u64) -> io::Result<Filled> {
+    pub(crate) async fn read(&self, out: OutBuf, offset: u64) -> io::Result<Filled> {
         let _shared = self.access.read().await;
         let len = self.within(offset, out.remaining());
         // Parts of what is aligned are so in the file and in memory.
         let way = if self.is_aligned(offset, len) { Way::Data } else { Way::Cached };
-        let mut done = 0;
+        Ok(self.read_extents(out, offset, len, way).await?.finish())
+    }
+
+    /// Reads `len` bytes from `offset` on, wherever they are.
+    pub(super) async fn read_extents(
+        &self,
+        mut out: OutBuf,
+        offset: u64,
+        len: usize,
+        way: Way,
+    ) -> io::Result<OutBuf> {
+        let (mut done, mut in_vain) = (0, 0);
         while done < len {
             let before = out.len();
             out = self.read_extent(out, offset + done as u64, len - done, way).await?;
-            done += out.len() - before;
+            match out.len() - before {
+                // The map has changed meanwhile; that of a hostile image may say different things for ever.
+                0 if in_vain == IN_VAIN_MAX => {
+                    return Err(io::Error::other("its map contradicts itself"));
+                }
+                0 => in_vain += 1,
+                read => (done, in_vain) = (done + read, 0),
+            }
         }
-        Ok(out.finish())
+        Ok(out)
     }
 
     /// Reads from `offset` on, up to `len` bytes that are in one place.
-    pub(super) async fn read_extent(
+    async fn read_extent(
         &self,
         mut out: OutBuf,
         offset: u64,
@@ -84,15 +105,20 @@ pub(super) fn is_data(mapping: &Mapping<'_, Handle>) -> bool {
     !matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. })
 }
 
-/// Lets others run every so many steps.
-#[derive(Default)]
-pub(super) struct Pace(u32);
+/// Lets others run between the steps of what may take long.
+pub(super) struct Pace(Instant);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Pace {
     pub(super) async fn step(&mut self) {
-        self.0 += 1;
-        if self.0.is_multiple_of(STEPS) {
+        if self.0.elapsed() > TURN {
             tokio::task::yield_now().await;
+            self.0 = Instant::now();
         }
     }
 }

@@ -79,8 +79,8 @@ impl Qcow2 {
     async fn allocate_some(&self, at: u64, len: u64) -> io::Result<u64> {
         let _shared = self.access.read().await;
         let mapping = self.format.prepare_data_mapping(at, len, true).await?;
-        let (file, offset) = (mapping.storage().file(), mapping.offset());
-        let len = mapping.length().min(len);
+        let (offset, len) = (mapping.offset(), mapping.length().min(len));
+        let file = mapping.storage().file_to_write(offset, len)?;
         // Other data may have been there before.
         if !mapping.is_nonblocking() && offset < file.len()? {
             file.zero(offset, len, Zeroing::Keep).await?;

@@ -72,7 +72,8 @@ impl Qcow2 {
         match self.format.get_mapping(at, len as u64).await? {
             (Mapping::Raw { storage, offset, writable: true, .. }, found) => {
                 let len = usize::try_from(found).map_or(len, |found| found.min(len));
-                storage.file().write(data, len, offset, way(company)).await.map(Ok)
+                let file = storage.file_to_write(offset, len as u64)?;
+                file.write(data, len, offset, way(company)).await.map(Ok)
             }
             _ => Ok(Err(data)),
         }
@@ -97,7 +98,8 @@ impl Qcow2 {
         }
         let mapping = self.format.prepare_data_mapping(at, len as u64, true).await?;
         let len = usize::try_from(mapping.length()).map_or(len, |found| found.min(len));
-        let (file, offset) = (mapping.storage().file(), mapping.offset());
+        let offset = mapping.offset();
+        let file = mapping.storage().file_to_write(offset, len as u64)?;
         let rest = write_all(file, data, len, offset, way).await?;
         self.written(offset + len as u64);
         self.format.commit_data_mapping(mapping).await?;

@@ -58,7 +58,7 @@ impl Qcow2 {
             let (_, zeroed) = self.format.inner().ensure_zero_mapping(at, whole - at).await?;
             if let Some((storage, offset)) = own.filter(|_| how == Zeroing::Free) {
                 // Who writes there next has to change the map first, and waits for this.
-                storage.file().zero(offset, zeroed, how).await?;
+                storage.file_to_write(offset, zeroed)?.zero(offset, zeroed, how).await?;
             }
             return if zeroed == 0 {
                 Err(io::Error::other("it zeroed nothing"))
@@ -71,7 +71,9 @@ impl Qcow2 {
             len = len.min(self.next_cluster(at) - at);
         }
         match own {
-            Some((storage, offset)) => storage.file().zero(offset, len, how).await.map(|()| len),
+            Some((storage, offset)) => {
+                storage.file_to_write(offset, len)?.zero(offset, len, how).await.map(|()| len)
+            }
             None => self.zero_new(at, len, how).await,
         }
     }
@@ -96,8 +98,9 @@ impl Qcow2 {
         }
         let mapping = self.format.prepare_data_mapping(at, len, true).await?;
         let len = mapping.length().min(len);
-        mapping.storage().file().zero(mapping.offset(), len, how).await?;
-        self.written(mapping.offset() + len);
+        let offset = mapping.offset();
+        mapping.storage().file_to_write(offset, len)?.zero(offset, len, how).await?;
+        self.written(offset + len);
         self.format.commit_data_mapping(mapping).await?;
         Ok(len)
     }

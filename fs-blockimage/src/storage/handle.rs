@@ -23,15 +23,16 @@ pub(crate) struct Handle {
 
 #[derive(Clone)]
 enum Part {
-    /// Clusters of data. What imago itself moves of them is what a write does not cover of its cluster.
-    Data(Arc<HostFile>),
+    /// Clusters of data. What imago itself moves of them is what a write does not cover of its cluster. With the
+    /// metadata that lies in the same file, where that is to be changed.
+    Data(Arc<HostFile>, Option<Arc<Metadata>>),
     /// Header and tables.
     Metadata(Arc<Metadata>),
 }
 
 impl Handle {
-    pub(crate) fn data(file: Arc<HostFile>) -> Self {
-        Self { part: Part::Data(file), helper: Arc::default() }
+    pub(crate) fn data(file: Arc<HostFile>, beside: Option<Arc<Metadata>>) -> Self {
+        Self { part: Part::Data(file, beside), helper: Arc::default() }
     }
 
     pub(crate) fn metadata(metadata: Arc<Metadata>) -> Self {
@@ -41,14 +42,25 @@ impl Handle {
     /// The file that it is in.
     pub(crate) fn file(&self) -> &HostFile {
         match &self.part {
-            Part::Data(file) => file,
+            Part::Data(file, _) => file,
             Part::Metadata(metadata) => metadata.file(),
         }
     }
 
+    /// The file, for who writes data to `offset..offset + len` of it.
+    ///
+    /// # Errors
+    /// When there is metadata: the tables of a hostile image may say that data is there.
+    pub(crate) fn file_to_write(&self, offset: u64, len: u64) -> io::Result<&HostFile> {
+        if let Part::Data(_, Some(metadata)) = &self.part {
+            metadata.refuse_data(offset, len)?;
+        }
+        Ok(self.file())
+    }
+
     pub(crate) fn as_metadata(&self) -> Option<&Metadata> {
         match &self.part {
-            Part::Data(_) => None,
+            Part::Data(..) => None,
             Part::Metadata(metadata) => Some(metadata),
         }
     }
@@ -56,7 +68,7 @@ impl Handle {
     /// The bytes at `offset`; zeroes behind the end of the file.
     async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match &self.part {
-            Part::Data(file) => {
+            Part::Data(file, _) => {
                 let mut bytes = file.read_bytes(offset, len).await?;
                 bytes.resize(len, 0);
                 Ok(bytes)
@@ -67,7 +79,10 @@ impl Handle {
 
     async fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
         match &self.part {
-            Part::Data(file) => file.write_bytes(offset, &bytes).await,
+            Part::Data(..) => {
+                let file = self.file_to_write(offset, bytes.len() as u64)?;
+                file.write_bytes(offset, &bytes).await
+            }
             Part::Metadata(metadata) => metadata.write(offset, bytes).await,
         }
     }
@@ -76,8 +91,10 @@ impl Handle {
         match &self.part {
             // Behind the end there is nothing to overwrite: only one who allocates makes the file longer, and that is
             // who zeroes here.
-            Part::Data(file) if offset >= file.len()? => Ok(()),
-            Part::Data(file) => file.zero(offset, len, Zeroing::Free).await,
+            Part::Data(file, _) if offset >= file.len()? => Ok(()),
+            Part::Data(..) => {
+                self.file_to_write(offset, len)?.zero(offset, len, Zeroing::Free).await
+            }
             Part::Metadata(metadata) => {
                 let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
                 metadata.write(offset, vec![0; len]).await
@@ -125,7 +142,7 @@ impl Storage for Handle {
     /// process is dropped before it ends, and whoever has clusters freed waits for all others.
     async fn settle_writes(&self) -> io::Result<()> {
         match &self.part {
-            Part::Data(_) => Ok(()),
+            Part::Data(..) => Ok(()),
             Part::Metadata(metadata) => metadata.note_freed(),
         }
     }

@@ -171,3 +171,24 @@ fn exabytes() -> Image {
     image.bytes.extend(empty.iter().cycle().take(8 * ENTRIES as usize));
     image
 }
+
+#[test]
+fn data_does_not_lie_on_what_becomes_metadata() {
+    in_lab(async |lab: Lab| {
+        // What the second L1 entry is for. The first cluster that is free becomes the table for it, and the first table
+        // says that there is data.
+        let second = (1 << BITS) / 8 << BITS;
+        let image = with(|image| {
+            let free = (image.bytes.len() >> BITS) as u64;
+            image.put32(L1_ENTRIES, 2);
+            image.put64(SIZE, 2 * second);
+            image.l2(0, own(free));
+        });
+        let disk = lab.open(&image.bytes, true).await;
+        lab.write(&disk, second, &[1; 4096]).await.unwrap();
+        let refused = lab.write(&disk, 0, &[2; 4096]).await.unwrap_err();
+        assert!(refused.to_string().contains("where its metadata is"), "{refused}");
+        disk.flush().await.unwrap();
+        assert_eq!(lab.read(&disk, second, 4096).await.unwrap(), [1; 4096]);
+    });
+}
