@@ -94,17 +94,20 @@ fn check<K: Kind>(kind: &K, image: &Image, log: &Log, file: Vec<u8>) -> Result<(
 
 /// Lets the filesystem run full that an image of a kind is on.
 pub(crate) fn fill<K: Kind>(kind: &K) {
+    let mut reported = 0;
     for seed in 0..if is_long() { 50 } else { 5 } {
         let mut image = kind.create(seed);
         let small = SmallFilesystem::holding(&image.options.path);
         image.options.path = small.dir.path().join("image");
         let workload = Workload { len_max: 32 << 20, ..kind.workload(seed) };
         let outcome = workload.run(&image.options, &Arc::default());
-        assert!(is_reported(&outcome), "it had room for all, seed {seed}");
+        // What one of them needs depends on who is first.
+        reported += u32::from(is_reported(&outcome));
         if let Err(error) = compare(kind, &image, &outcome) {
             panic!("seed {seed}: {error}");
         }
     }
+    assert!(reported > 0, "there was room for all");
 }
 
 /// A filesystem with little room.
