@@ -80,29 +80,39 @@ impl Image {
     /// The same, with more arguments for `qemu-img create`.
     pub(super) fn with(format: Format, size: u64, more: &[&str]) -> Self {
         let image = Self::nothing(format);
-        if more.is_empty() && format == Format::Raw {
-            // qemu-img would give it a first block.
-            File::create(image.path()).and_then(|file| file.set_len(size)).expect("an image");
-            return image;
-        }
-        let create = ["create", "-q", "-f", format.name()];
-        let mut command = Command::new("qemu-img");
-        command.args(create).args(more).arg(image.path()).arg(size.to_string());
-        succeeds(&mut command);
+        image.make(size, more);
         image
+    }
+
+    /// Makes the image, and the file to serve it at.
+    pub(super) fn make(&self, size: u64, more: &[&str]) {
+        fs::write(self.point(), "").expect("a mount point");
+        if more.is_empty() && self.format == Format::Raw {
+            // qemu-img would give it a first block.
+            File::create(self.path()).and_then(|file| file.set_len(size)).expect("an image");
+            return;
+        }
+        let create = ["create", "-q", "-f", self.format.name()];
+        let mut command = Command::new("qemu-img");
+        command.args(create).args(more).arg(self.path()).arg(size.to_string());
+        succeeds(&mut command);
     }
 
     /// A file that has these bytes.
     pub(super) fn of(format: Format, content: &[u8]) -> Self {
         let image = Self::nothing(format);
+        fs::write(image.point(), "").expect("a mount point");
         fs::write(image.path(), content).expect("an image");
         image
     }
 
-    fn nothing(format: Format) -> Self {
-        let image = Self { format, place: directory() };
-        fs::write(image.point(), "").expect("a mount point");
-        image
+    /// A place for an image.
+    pub(super) fn nothing(format: Format) -> Self {
+        Self { format, place: directory() }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        self.place.path()
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -140,6 +150,16 @@ impl Image {
     pub(super) fn is_consistent(&self) {
         if self.format == Format::Qcow2 {
             succeeds(Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(self.path()));
+        }
+    }
+
+    /// What `qemu-img check` says; it finds nothing in a raw image.
+    pub(super) fn check(&self) -> Ended {
+        match self.format {
+            Format::Raw => Ended { code: Some(0), said: String::new() },
+            Format::Qcow2 => {
+                ended(Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(self.path()))
+            }
         }
     }
 

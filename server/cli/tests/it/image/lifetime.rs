@@ -93,21 +93,13 @@ fn what_was_synced_survives_a_killed_server_and_the_image_is_not_corrupt() {
         file.write_all_at(&vec![8; 64 * KIB as usize], 64 * KIB).unwrap();
         export.mount.kill().unwrap();
         drop((file, export));
-        if format == Format::Qcow2 {
-            is_not_corrupt(&image);
-        }
+        // Clusters may be leaked, which harms nobody.
+        let checked = image.check();
+        assert!(matches!(checked.code, Some(0 | 3)), "{}", checked.said);
         for block in 0..64 {
             image.is_filled(block * 256 * KIB, 64 * KIB, 9);
         }
     }
-}
-
-/// Clusters may be leaked, which harms nobody.
-fn is_not_corrupt(image: &Image) {
-    let checked = super::export::ended(
-        std::process::Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(image.path()),
-    );
-    assert!(matches!(checked.code, Some(0 | 3)), "{}", checked.said);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod clients;
 mod data;
 mod export;
 mod formats;
+mod host;
 mod lifetime;
 mod locks;
 mod machine;
