@@ -177,7 +177,7 @@ fn data_does_not_lie_on_what_becomes_metadata() {
     in_lab(async |lab: Lab| {
         // What the second L1 entry is for. The first cluster that is free becomes the table for it, and the first table
         // says that there is data.
-        let second = (1 << BITS) / 8 << BITS;
+        let second = ((1 << BITS) / 8) << BITS;
         let image = with(|image| {
             let free = (image.bytes.len() >> BITS) as u64;
             image.put32(L1_ENTRIES, 2);
