@@ -81,6 +81,18 @@ impl Resize {
     }
 }
 
+/// How much of `len` bytes at `offset` is inside an image of `size` bytes.
+pub(crate) fn within(size: u64, offset: u64, len: usize) -> usize {
+    let left = size.saturating_sub(offset);
+    usize::try_from(left).map_or(len, |left| left.min(len))
+}
+
+/// Whether O_DIRECT that asks for `alignment` takes `len` bytes at `offset`.
+pub(crate) fn is_aligned(alignment: u32, offset: u64, len: usize) -> bool {
+    let alignment = u64::from(alignment);
+    offset.is_multiple_of(alignment) && (len as u64).is_multiple_of(alignment)
+}
+
 /// Calls the same method of whatever format it is.
 macro_rules! each {
     ($self:ident, $image:ident => $call:expr) => {

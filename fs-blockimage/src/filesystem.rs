@@ -373,10 +373,8 @@ impl FileSystem for BlockImage {
 
 /// The client's error for the image's, which is told to whoever runs the server when it is not the client's affair.
 fn failed(error: io::Error) -> Errno {
-    let errno =
-        Errno::from(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)));
-    if errno == Errno::EIO {
+    if error.raw_os_error().unwrap_or(libc::EIO) == libc::EIO {
         tracing::error!("the image cannot be used: {error}");
     }
-    errno
+    error.into()
 }

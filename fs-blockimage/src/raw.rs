@@ -9,7 +9,7 @@ use fsrv_transport::mem::{Filled, InBuf, OutBuf};
 use tokio::sync::RwLock;
 
 use crate::{
-    disk::{Resize, Stat, Zeroing},
+    disk::{self, Resize, Stat, Zeroing},
     storage::{HostFile, Seek, Way},
 };
 
@@ -95,12 +95,10 @@ impl Raw {
 
     /// How much of `len` bytes at `offset` is inside.
     fn within(&self, offset: u64, len: usize) -> usize {
-        let left = self.len().saturating_sub(offset);
-        usize::try_from(left).map_or(len, |left| left.min(len))
+        disk::within(self.len(), offset, len)
     }
 
     fn is_aligned(&self, offset: u64, len: usize) -> bool {
-        let alignment = u64::from(self.file.alignment());
-        offset.is_multiple_of(alignment) && (len as u64).is_multiple_of(alignment)
+        disk::is_aligned(self.alignment(), offset, len)
     }
 }

@@ -14,11 +14,7 @@
 //! A cut leaves clusters that nobody uses at worst. Steps without anything to write cost nothing; usually there are
 //! two syncs.
 
-use std::{
-    io,
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{io, ops::Range, sync::Arc};
 
 use super::{
     header::{self, Table},
@@ -38,14 +34,11 @@ impl Metadata {
     /// Nobody changes metadata meanwhile.
     ///
     /// # Errors
-    /// What the host said: the next commit tries all of it again.
+    /// What the host said: the next commit tries again what the file does not have. It fails where a sync has failed.
     pub(super) async fn commit(&self, data: Option<&HostFile>) -> io::Result<()> {
-        let result = self.commit_all(data).await;
-        self.is_in_doubt.store(result.is_err(), Ordering::Relaxed);
-        if result.is_ok() {
-            self.is_settled();
-        }
-        result
+        self.commit_all(data).await?;
+        self.is_settled();
+        Ok(())
     }
 
     async fn commit_all(&self, data: Option<&HostFile>) -> io::Result<()> {
@@ -53,12 +46,13 @@ impl Metadata {
         let old = self.layout();
         let new = self.next_layout(&old, &blocks).await?;
         self.extend().await?;
-        let mut lowered = Blocks::new();
+        let mut lowered = Vec::new();
         for (at, block) in of(&blocks, &new, Kind::Refblock) {
-            let raised = self.raised(&old, at, block).await?;
-            self.bring(at, &raised).await?;
+            let now = self.file().read_padded(at, block.len()).await?;
+            let raised = self.raised(&old, at, &now, block);
+            self.bring(at, &now, &raised).await?;
             if *raised != **block {
-                lowered.insert(at, block.clone());
+                lowered.push((at, raised, block));
             }
         }
         if let Some(data) = data {
@@ -70,8 +64,8 @@ impl Metadata {
         for kind in [Kind::L2, Kind::L1, Kind::Header] {
             self.commit_kind(&blocks, &new, kind).await?;
         }
-        for (&at, block) in &lowered {
-            self.bring(at, block).await?;
+        for (at, raised, block) in &lowered {
+            self.bring(*at, raised, block).await?;
         }
         self.pending()
             .retain(|at, now| !blocks.get(at).is_some_and(|written| Arc::ptr_eq(written, now)));
@@ -81,7 +75,8 @@ impl Metadata {
     async fn commit_kind(&self, blocks: &Blocks, layout: &Layout, kind: Kind) -> io::Result<()> {
         let mut is_any = false;
         for (at, block) in of(blocks, layout, kind) {
-            self.bring(at, block).await?;
+            let now = self.file().read_padded(at, block.len()).await?;
+            self.bring(at, &now, block).await?;
             is_any = true;
         }
         if is_any { self.file().sync().await } else { Ok(()) }
@@ -93,8 +88,7 @@ impl Metadata {
         let Some(header) = blocks.get(&0).filter(|_| new.reftable != old.reftable) else {
             return Ok(());
         };
-        let mut first = self.file().read_bytes(0, SECTOR).await?;
-        first.resize(SECTOR, 0);
+        let mut first = self.file().read_padded(0, SECTOR).await?;
         first[header::REFTABLE].copy_from_slice(&header[header::REFTABLE]);
         self.file().write_bytes(0, &first).await?;
         self.file().sync().await
@@ -107,38 +101,25 @@ impl Metadata {
             return Ok(old.clone());
         }
         let header = self.view(0, SECTOR).await?;
-        let number =
-            |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("8 bytes"));
-        let small = |at: usize| {
-            u64::from(u32::from_be_bytes(header[at..at + 4].try_into().expect("4 bytes")))
-        };
-        let l1 = Table { offset: number(40), entries: small(36) };
-        let entries = (small(56) * (self.cluster() / 8)).min(header::ENTRIES_MAX);
-        let reftable = Table { offset: number(48), entries };
+        let (l1, reftable) = header::tables(&header, self.cluster().ilog2());
+        let entries = reftable.entries.min(header::ENTRIES_MAX);
+        let reftable = Table { entries, ..reftable };
         let content = self.view_table(reftable).await?;
         Ok(Layout::new(reftable, l1, &content).into())
     }
 
-    /// A block of refcounts in which none is lower than the file has it.
-    async fn raised(&self, old: &Layout, at: u64, block: &Arc<[u8]>) -> io::Result<Arc<[u8]>> {
+    /// A block of refcounts in which none is lower than the file has it `now`.
+    fn raised(&self, old: &Layout, at: u64, now: &[u8], block: &Arc<[u8]>) -> Arc<[u8]> {
         if !old.refblocks.contains(&at) {
             // What is there is no block of refcounts.
-            return Ok(block.clone());
+            return block.clone();
         }
-        let mut now = self.file().read_bytes(at, block.len()).await?;
-        now.resize(block.len(), 0);
-        Ok(refcounts::higher(&now, block, self.refcount_order()).into())
+        refcounts::higher(now, block, self.refcount_order()).into()
     }
 
-    /// Writes what the file does not have of `block`.
-    async fn bring(&self, at: u64, block: &[u8]) -> io::Result<()> {
-        let mut changed = 0..block.len();
-        // What the page cache has need not be what the disk has after a sync that failed.
-        if !self.is_in_doubt.load(Ordering::Relaxed) {
-            let mut old = self.file().read_bytes(at, block.len()).await?;
-            old.resize(block.len(), 0);
-            changed = difference(&old, block);
-        }
+    /// Writes what the file, which has `old`, does not have of `block`.
+    async fn bring(&self, at: u64, old: &[u8], block: &[u8]) -> io::Result<()> {
+        let changed = difference(old, block);
         self.file().write_bytes(at + changed.start as u64, &block[changed]).await
     }
 

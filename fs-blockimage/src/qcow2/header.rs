@@ -82,9 +82,7 @@ impl Header {
             Ok(bits) => bits,
             Err(why) => return Ok(Err(why)),
         };
-        let mut cluster = file.read_bytes(0, 1 << bits).await?;
-        cluster.resize(1 << bits, 0);
-        Ok(Self::parse(&cluster))
+        Ok(Self::parse(&file.read_padded(0, 1 << bits).await?))
     }
 
     /// Parses the first cluster of an image.
@@ -97,12 +95,7 @@ impl Header {
         if refcount_order > 6 {
             return Err(format!("its refcounts have 2^{refcount_order} bits, and 64 is the most"));
         }
-        let l1 = Table { offset: u64_at(cluster, 40), entries: u32_at(cluster, 36).into() };
-        let per_cluster = 1 << (cluster_bits - 3);
-        let reftable = Table {
-            offset: u64_at(cluster, REFTABLE.start),
-            entries: u64::from(u32_at(cluster, 56)) * per_cluster,
-        };
+        let (l1, reftable) = tables(cluster, cluster_bits);
         check_table("L1 table", l1, cluster_bits)?;
         check_table("refcount table", reftable, cluster_bits)?;
         let mut header = Self {
@@ -165,6 +158,17 @@ impl Header {
         }
         if self.version >= 3 { Err(OUTSIDE.into()) } else { Ok(()) }
     }
+}
+
+/// The L1 and the refcount table, by the part of the header that is the same in all versions.
+pub(super) fn tables(header: &[u8], cluster_bits: u32) -> (Table, Table) {
+    let l1 = Table { offset: u64_at(header, 40), entries: u32_at(header, 36).into() };
+    let per_cluster = 1 << (cluster_bits - 3);
+    let reftable = Table {
+        offset: u64_at(header, REFTABLE.start),
+        entries: u64::from(u32_at(header, 56)) * per_cluster,
+    };
+    (l1, reftable)
 }
 
 /// Bytes that clients could see with an L1 table of so many entries.

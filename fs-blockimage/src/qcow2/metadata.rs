@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -49,8 +50,6 @@ pub(crate) struct Metadata {
     has_shared_tables: AtomicBool,
     /// Whether imago has moved the refcount table.
     reftable_moved: AtomicBool,
-    /// Whether it is uncertain what of the file's content is durable.
-    pub(super) is_in_doubt: AtomicBool,
     /// How often the host failed to give metadata.
     failures: AtomicU64,
     /// What the tables may not refer to, when they are to be changed.
@@ -73,7 +72,6 @@ impl Metadata {
             freed: AtomicBool::default(),
             has_shared_tables: AtomicBool::default(),
             reftable_moved: AtomicBool::default(),
-            is_in_doubt: AtomicBool::default(),
             failures: AtomicU64::default(),
             ownership: OnceLock::new(),
             is_external: header.data_file.is_some(),
@@ -236,10 +234,9 @@ impl Metadata {
         if offset != 0 || bytes.len() != header::V2_LEN {
             return Err(io::Error::other("no such part of the header is written"));
         }
-        let entries = u64::from(u32::from_be_bytes(bytes[36..40].try_into().expect("4 bytes")));
-        self.cover.store(header::cover(entries, self.cluster_bits), Ordering::Release);
-        let reftable = u64::from_be_bytes(bytes[48..56].try_into().expect("8 bytes"));
-        if reftable != self.layout().reftable.offset {
+        let (l1, reftable) = header::tables(&bytes, self.cluster_bits);
+        self.cover.store(header::cover(l1.entries, self.cluster_bits), Ordering::Release);
+        if reftable.offset != self.layout().reftable.offset {
             self.reftable_moved.store(true, Ordering::Relaxed);
         }
         // Where the two tables are is all that it changes.
@@ -259,18 +256,12 @@ impl Metadata {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
             let at = offset + bytes.len() as u64;
-            let start = at & !(self.cluster() - 1);
-            let inside = (at - start) as usize;
-            let now = (len - bytes.len()).min(self.cluster() as usize - inside);
+            let (start, inside) = self.piece(at, len - bytes.len());
             // What is not pending now does not become it while it is read: imago does not load what it writes.
             let block = self.pending().get(&start).cloned();
             match block {
-                Some(block) => bytes.extend_from_slice(&block[inside..inside + now]),
-                None => {
-                    let end = bytes.len() + now;
-                    bytes.extend(self.file.read_bytes(at, now).await?);
-                    bytes.resize(end, 0);
-                }
+                Some(block) => bytes.extend_from_slice(&block[inside]),
+                None => bytes.extend(self.file.read_padded(at, inside.len()).await?),
             }
         }
         Ok(bytes)
@@ -281,17 +272,22 @@ impl Metadata {
         self.reach(offset + bytes.len() as u64);
         let mut done = 0;
         while done < bytes.len() {
-            let at = offset + done as u64;
-            let start = at & !(self.cluster() - 1);
-            let inside = (at - start) as usize;
-            let now = (bytes.len() - done).min(self.cluster() as usize - inside);
-            self.put_block(start, inside, &bytes[done..done + now]).await?;
-            done += now;
+            let (start, inside) = self.piece(offset + done as u64, bytes.len() - done);
+            let next = done + inside.len();
+            self.put_block(start, inside, &bytes[done..next]).await?;
+            done = next;
         }
         Ok(())
     }
 
-    async fn put_block(&self, start: u64, inside: usize, bytes: &[u8]) -> io::Result<()> {
+    /// Of `len` bytes at `offset` those that are in the first cluster: where that is, and which of its bytes they are.
+    fn piece(&self, offset: u64, len: usize) -> (u64, Range<usize>) {
+        let start = offset & !(self.cluster() - 1);
+        let inside = (offset - start) as usize;
+        (start, inside..(inside + len).min(self.cluster() as usize))
+    }
+
+    async fn put_block(&self, start: u64, inside: Range<usize>, bytes: &[u8]) -> io::Result<()> {
         let cluster = self.cluster() as usize;
         if bytes.len() == cluster {
             self.pending().insert(start, bytes.into());
@@ -299,12 +295,11 @@ impl Metadata {
         }
         let is_pending = self.pending().contains_key(&start);
         if !is_pending {
-            let mut base = self.file.read_bytes(start, cluster).await?;
-            base.resize(cluster, 0);
+            let base = self.file.read_padded(start, cluster).await?;
             self.pending().entry(start).or_insert_with(|| base.into());
         }
         if let Some(block) = self.pending().get_mut(&start) {
-            Arc::make_mut(block)[inside..inside + bytes.len()].copy_from_slice(bytes);
+            Arc::make_mut(block)[inside].copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -348,9 +343,7 @@ impl Metadata {
         }
         let layout = self.layout();
         let pending = self.pending();
-        let is_metadata = |at: u64| {
-            layout.kind(at) != Kind::L2 || (!pending.is_empty() && pending.contains_key(&at))
-        };
+        let is_metadata = |at: u64| layout.kind(at) != Kind::L2 || pending.contains_key(&at);
         match (offset & !(cluster - 1)..offset + len)
             .step_by(cluster as usize)
             .find(|&at| is_metadata(at))

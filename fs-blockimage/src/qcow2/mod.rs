@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 
 pub(crate) use self::{header::MAGIC, metadata::Metadata};
 use crate::{
-    disk::Stat,
+    disk::{self, Stat},
     storage::{Handle, HostFile},
 };
 
@@ -117,24 +117,32 @@ impl Qcow2 {
             // A commit failed before; what was freed must not be used again without one.
             self.commit(&mut changes).await?;
         }
-        let failures = self.metadata.failures();
-        changes.is_any = true;
-        let result = change().await;
-        changes.is_broken = self.metadata.failures() != failures && result.is_err();
+        let result = self.noting(&mut changes, change).await;
         if self.metadata.freed() || self.metadata.pending_bytes() > PENDING_MAX {
             self.commit(&mut changes).await?;
         }
         result
     }
 
+    /// Runs `change`, and notes whether the map in memory can be trusted after it.
+    async fn noting<T>(
+        &self,
+        changes: &mut Changes,
+        change: impl AsyncFnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let failures = self.metadata.failures();
+        changes.is_any = true;
+        let result = change().await;
+        changes.is_broken = self.metadata.failures() != failures && result.is_err();
+        result
+    }
+
     /// How much of `len` bytes at `offset` is inside.
     fn within(&self, offset: u64, len: usize) -> usize {
-        let left = self.len().saturating_sub(offset);
-        usize::try_from(left).map_or(len, |left| left.min(len))
+        disk::within(self.len(), offset, len)
     }
 
     fn is_aligned(&self, offset: u64, len: usize) -> bool {
-        let alignment = u64::from(self.alignment);
-        offset.is_multiple_of(alignment) && (len as u64).is_multiple_of(alignment)
+        disk::is_aligned(self.alignment, offset, len)
     }
 }

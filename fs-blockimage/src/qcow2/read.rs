@@ -9,7 +9,10 @@ use fsrv_transport::mem::{Filled, OutBuf};
 use imago::Mapping;
 
 use super::Qcow2;
-use crate::storage::{Handle, HostFile, Seek, Way};
+use crate::{
+    disk::is_aligned,
+    storage::{Handle, HostFile, Seek, Way},
+};
 
 /// How long one call looks for data or a hole.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -131,12 +134,10 @@ async fn read_host(
     offset: u64,
     way: Way,
 ) -> io::Result<OutBuf> {
-    let alignment = u64::from(file.alignment());
     let mut done = 0;
     while done < len {
         let (at, left) = (offset + done as u64, len - done);
-        let is_aligned = at.is_multiple_of(alignment) && (left as u64).is_multiple_of(alignment);
-        let way = if is_aligned { way } else { Way::Cached };
+        let way = if is_aligned(file.alignment(), at, left) { way } else { Way::Cached };
         let before = out.len();
         out = file.read(out, left, at, way).await?;
         // Less than all is an error that the next call meets, or the end.

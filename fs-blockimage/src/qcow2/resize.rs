@@ -56,11 +56,9 @@ impl Qcow2 {
         // nothing else is to be brought to the file with it.
         let mut changes = self.allocating.lock().await;
         self.commit(&mut changes).await?;
-        let failures = self.metadata.failures();
-        changes.is_any = true;
         let size = header::cover(entries, cluster_bits);
-        let result = self.format.resize_grow(size, PreallocateMode::None).await;
-        changes.is_broken = self.metadata.failures() != failures && result.is_err();
+        let grow = async || self.format.resize_grow(size, PreallocateMode::None).await;
+        let result = self.noting(&mut changes, grow).await;
         self.commit(&mut changes).await?;
         result
     }

@@ -16,7 +16,6 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags, fstat, ftruncate,
     openat, seek, statx,
 };
-
 use tokio::sync::Mutex;
 
 use super::{
@@ -224,6 +223,16 @@ impl HostFile {
             }
             bytes.extend_from_slice(part.as_host_bytes());
         }
+        Ok(bytes)
+    }
+
+    /// The same, and zeroes for what is behind the end.
+    ///
+    /// # Errors
+    /// What the host said, also when it could read a part.
+    pub(crate) async fn read_padded(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.read_bytes(offset, len).await?;
+        bytes.resize(len, 0);
         Ok(bytes)
     }
 

@@ -68,11 +68,7 @@ impl Handle {
     /// The bytes at `offset`; zeroes behind the end of the file.
     async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match &self.part {
-            Part::Data(file, _) => {
-                let mut bytes = file.read_bytes(offset, len).await?;
-                bytes.resize(len, 0);
-                Ok(bytes)
-            }
+            Part::Data(file, _) => file.read_padded(offset, len).await,
             Part::Metadata(metadata) => metadata.read(offset, len).await,
         }
     }

@@ -99,10 +99,10 @@ mod found {
         // Those after which most happens before another one.
         let mut pairs: Vec<_> = ends.array_windows().collect();
         pairs.sort_by_key(|[lost, next]| lost.abs_diff(*next));
-        let found = pairs.iter().rev().take(5).map(|[lost, next]| {
+        let found = pairs.iter().rev().take(20).map(|[lost, next]| {
             run.log.host = host.clone();
             run.log.host.retain(|op| !is_sync(op) || at_end(op) != *lost);
-            in_cuts(&run, lost + 2..*next, CUTS / 5)
+            in_cuts(&run, lost + 2..*next, CUTS)
         });
         assert!(found.sum::<usize>() > 0);
     }
