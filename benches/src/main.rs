@@ -2,6 +2,7 @@
 
 mod backing;
 mod client;
+mod cost;
 mod fio;
 mod fuse;
 mod image;
@@ -38,6 +39,8 @@ enum Command {
     Vhost(vhost::Options),
     /// Measure disk images served as one raw file
     Image(image::Options),
+    /// Count what requests cost servers of mount points: system calls and processor time
+    Cost(cost::Options),
     /// Read a tree back through a virtio-fs device and verify every byte
     Verify(verify::Options),
     /// One load, in a process of its own; prints a line `STEP OPERATIONS VALUE SERVER_CPU_SECONDS` a step
@@ -60,6 +63,7 @@ fn run() -> Result<()> {
         Command::Fuse(options) => fuse::run(&options),
         Command::Vhost(options) => vhost::run(&options),
         Command::Image(options) => image::run(&options),
+        Command::Cost(options) => cost::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Load(load) => load.run(),
     }

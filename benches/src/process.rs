@@ -47,9 +47,15 @@ pub(crate) fn stop(mut child: Child, pidfd: &OwnedFd) {
     let _ = child.wait();
 }
 
-/// Processor time that all threads of the process have used, the dead ones included, in seconds. Its grain is a clock
-/// tick: take differences over long work.
-pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+/// Processor time in seconds, of all threads of a process, the dead ones included. Its grain is a clock tick: take
+/// differences over long work.
+pub(crate) struct Times {
+    /// In user space, estimated by the kernel from what each tick found running.
+    pub(crate) user: f64,
+    pub(crate) all: f64,
+}
+
+pub(crate) fn times(pid: u32) -> Result<Times> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
     // The second field is the program's name in brackets, and may hold anything.
     let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
@@ -57,7 +63,13 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let (Some(Ok(user)), Some(Ok(system))) = (fields.next(), fields.next()) else {
         anyhow::bail!("/proc/PID/stat has no times");
     };
-    Ok((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Ok(Times { user: seconds(user), all: seconds(user + system) })
+}
+
+/// All of [`times`].
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    Ok(times(pid)?.all)
 }
 
 /// Resident memory, in bytes.

@@ -213,6 +213,7 @@ fn number(value: f64, unit: Unit) -> String {
     match unit {
         Unit::PerSecond | Unit::MibPerSecond | Unit::Bytes => format!("{value:.0}"),
         Unit::Microseconds | Unit::Mib => format!("{value:.1}"),
+        Unit::Calls => format!("{value:.2}"),
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) enum Unit {
     Microseconds,
     Mib,
     Bytes,
+    /// System calls an operation.
+    Calls,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(crate) enum Group {
     Queue,
     /// A disk image as one file.
     Image,
+    /// What an operation costs a server.
+    Cost,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,7 @@ impl Unit {
             Unit::Microseconds => "us",
             Unit::Mib => "MiB",
             Unit::Bytes => "bytes",
+            Unit::Calls => "calls",
         }
     }
 
@@ -68,6 +73,7 @@ impl Group {
             Group::Memory => "memory",
             Group::Queue => "queue",
             Group::Image => "image",
+            Group::Cost => "cost",
         }
     }
 }

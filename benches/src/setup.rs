@@ -207,7 +207,7 @@ fn target_dir() -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-fn install(program: &str, package: &str) -> Result<()> {
+pub(crate) fn install(program: &str, package: &str) -> Result<()> {
     if is_installed(program) {
         return Ok(());
     }

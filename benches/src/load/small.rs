@@ -11,6 +11,7 @@ use rustix::fs::{
     AtFlags, CWD, Dir, Mode, OFlags, chmodat, mkdirat, open, openat, renameat, statat, unlinkat,
 };
 use rustix::io::{Errno, read, write};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Sample;
 use crate::process;
@@ -21,7 +22,7 @@ const REPEATED: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Made by this load, and left empty only if `unlink` is a step
+    /// Made by this load if `create` is a step, and left empty only if `unlink` is one
     #[arg(long)]
     dir: PathBuf,
     #[arg(long)]
@@ -29,11 +30,22 @@ pub(crate) struct Options {
     /// In the order in which they run
     #[arg(long, value_delimiter = ',')]
     steps: Vec<String>,
+    /// How often to repeat steps that leave the files as they were; without it, for a while
+    #[arg(long)]
+    passes: Option<usize>,
+    /// Where it runs
+    #[arg(long)]
+    cpu: Option<usize>,
     #[arg(long)]
     server_pid: Option<u32>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(cpu) = options.cpu {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        sched_setaffinity(None, &only).context("cannot stay on one CPU")?;
+    }
     let files = Files::new(options)?;
     for step in &options.steps {
         let cpu = options.server_pid.map(process::cpu_seconds).transpose()?;
@@ -55,12 +67,15 @@ struct Files {
     renamed: Vec<CString>,
     absent: Vec<CString>,
     will_rename: bool,
+    passes: Option<usize>,
 }
 
 impl Files {
     fn new(options: &Options) -> Result<Self> {
-        mkdirat(CWD, &options.dir, Mode::from(0o755))
-            .context("cannot make the directory of small files")?;
+        if options.steps.iter().any(|step| step == "create") {
+            mkdirat(CWD, &options.dir, Mode::from(0o755))
+                .context("cannot make the directory of small files")?;
+        }
         let dir = open(
             &options.dir,
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -78,6 +93,7 @@ impl Files {
             renamed: names("moved")?,
             absent: names("absent")?,
             will_rename,
+            passes: options.passes,
         })
     }
 
@@ -85,12 +101,14 @@ impl Files {
     fn step(&self, step: &str) -> Result<usize> {
         match step {
             "create" => each(&self.names, |name| self.create(name)),
-            "write" => repeat(|_| each(&self.names, |name| self.write(name))),
-            "read" => repeat(|_| each(&self.names, |name| self.read(name))),
-            "negative" => repeat(|_| each(&self.absent, |name| self.look_up_absent(name))),
-            "chmod" => repeat(|pass| each(&self.names, |name| self.chmod(name, pass))),
-            "readdir" => repeat(|_| self.readdir()),
-            "scan" => repeat(|_| self.change().and_then(|()| self.readdir())),
+            "write" => self.repeat(|_| each(&self.names, |name| self.write(name))),
+            "read" => self.repeat(|_| each(&self.names, |name| self.read(name))),
+            "stat" => self.repeat(|_| each(&self.names, |name| self.stat(name))),
+            "cycle" => self.repeat(|_| each(&self.absent, |name| self.cycle(name))),
+            "negative" => self.repeat(|_| each(&self.absent, |name| self.look_up_absent(name))),
+            "chmod" => self.repeat(|pass| each(&self.names, |name| self.chmod(name, pass))),
+            "readdir" => self.repeat(|_| self.readdir()),
+            "scan" => self.repeat(|_| self.change().and_then(|()| self.readdir())),
             "rename" => self.rename(),
             "unlink" => {
                 let names = if self.will_rename { &self.renamed } else { &self.names };
@@ -117,6 +135,16 @@ impl Files {
         let mut block = [0; BLOCK];
         read(&file, &mut block)?;
         Ok(())
+    }
+
+    fn stat(&self, name: &CString) -> Result<()> {
+        statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    fn cycle(&self, name: &CString) -> Result<()> {
+        self.create(name)?;
+        Ok(unlinkat(&self.dir, name, AtFlags::empty())?)
     }
 
     fn look_up_absent(&self, name: &CString) -> Result<()> {
@@ -150,9 +178,7 @@ impl Files {
 
     /// Makes the kernel forget the listing that it holds.
     fn change(&self) -> Result<()> {
-        let name = &self.absent[0];
-        self.create(name)?;
-        Ok(unlinkat(&self.dir, name, AtFlags::empty())?)
+        self.cycle(&self.absent[0])
     }
 
     fn rename(&self) -> Result<usize> {
@@ -161,22 +187,26 @@ impl Files {
         }
         Ok(self.names.len())
     }
+
+    /// Passes over all files as often as wanted, or until the time is up; `pass` is told its number.
+    fn repeat(&self, pass: impl Fn(usize) -> Result<usize>) -> Result<usize> {
+        let start = Instant::now();
+        let mut operations = 0;
+        for number in 0.. {
+            operations += pass(number)?;
+            let is_done = match self.passes {
+                Some(passes) => number + 1 >= passes,
+                None => start.elapsed() >= REPEATED,
+            };
+            if is_done {
+                break;
+            }
+        }
+        Ok(operations)
+    }
 }
 
 fn each(names: &[CString], operation: impl Fn(&CString) -> Result<()>) -> Result<usize> {
     names.iter().try_for_each(operation)?;
     Ok(names.len())
-}
-
-/// Passes over all files until the time is up; `pass` is told its number.
-fn repeat(pass: impl Fn(usize) -> Result<usize>) -> Result<usize> {
-    let start = Instant::now();
-    let mut operations = 0;
-    for number in 0.. {
-        operations += pass(number)?;
-        if start.elapsed() >= REPEATED {
-            break;
-        }
-    }
-    Ok(operations)
 }
