@@ -61,7 +61,7 @@ impl Worker {
         }
         file_io::own_umask()?;
         prepare()?;
-        file_io::enter(self.engine);
+        file_io::enter(self.engine)?;
         match self.engine {
             Engine::Uring => ring_runtime()?.block_on(main()),
             Engine::Threads => {

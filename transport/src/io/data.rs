@@ -10,9 +10,10 @@ use std::{
 use io_uring::{opcode, types};
 
 use super::{
-    File,
-    engine::{self, Engine},
-    pool, ring,
+    File, engine,
+    file::Way,
+    pool::timed,
+    ring,
     sys::{self, APPEND, NOWAIT},
 };
 use crate::mem::{Filled, InBuf, OutBuf, Slices};
@@ -26,7 +27,7 @@ use crate::mem::{Filled, InBuf, OutBuf, Slices};
 /// Those of `preadv2(2)`, when nothing could be read.
 ///
 /// # Cancel safety
-/// When the future is dropped, `out` stays alive until the kernel is done with it.
+/// When the future is dropped, `out` stays alive until the kernel is done with it. What waits for a thread is not done.
 pub async fn preadv2(file: &File, out: OutBuf, offset: u64) -> io::Result<Filled> {
     read_all(file, out, offset).await.map(OutBuf::finish)
 }
@@ -54,8 +55,10 @@ pub async fn read_part(
 }
 
 async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutBuf> {
-    if let Some(bounce) =
-        needs_bounce(file, offset, out.remaining(), || out.slices()).then(|| out.bounce()).flatten()
+    if let Some(bounce) = needs_bounce(file, offset, out.remaining(), || out.slices())
+        .await
+        .then(|| out.bounce())
+        .flatten()
     {
         let filled = read_each(file, bounce, offset).await?.finish();
         engine::count_bounced(filled.len());
@@ -114,8 +117,8 @@ impl WriteAt {
 /// Those of `pwritev2(2)`, when nothing could be written.
 ///
 /// # Cancel safety
-/// When the future is dropped, `data` stays alive until the kernel is done with it, and the write
-/// still happens.
+/// When the future is dropped, `data` stays alive until the kernel is done with it. The write still happens, unless it waits
+/// for a thread, or for the rest of its parts.
 pub async fn pwritev2(file: &File, data: InBuf, at: WriteAt) -> io::Result<usize> {
     write_all(file, data, at).await.map(|(written, _)| written)
 }
@@ -142,7 +145,7 @@ pub async fn write_part(
 
 async fn write_all(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
     if let WriteAt::Offset(offset) = at
-        && needs_bounce(file, offset, data.len(), || data.slices())
+        && needs_bounce(file, offset, data.len(), || data.slices()).await
         && let Some(bounced) = data.bounced()
     {
         engine::count_bounced(bounced.len());
@@ -180,10 +183,15 @@ async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(us
 }
 
 /// Whether O_DIRECT would take the place in the file, but not the place in memory.
-fn needs_bounce(file: &File, offset: u64, len: usize, memory: impl FnOnce() -> Slices) -> bool {
+async fn needs_bounce(
+    file: &File,
+    offset: u64,
+    len: usize,
+    memory: impl FnOnce() -> Slices,
+) -> bool {
     file.is_direct()
         && len > 0
-        && file.direct_align().is_some_and(|align| {
+        && file.direct_align().await.is_some_and(|align| {
             offset.is_multiple_of(align.offset)
                 && (len as u64).is_multiple_of(align.offset)
                 && !memory().are_aligned(align.memory)
@@ -197,7 +205,7 @@ fn ends_here(file: &File, at: u64, n: usize) -> bool {
 
 /// Reads what needs no waiting; `None` when that is nothing.
 fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>> {
-    if file.is_direct() || !file.nowait_read().load(Ordering::Relaxed) {
+    if file.is_direct() || file.is_remote() || !file.nowait_read().load(Ordering::Relaxed) {
         return None;
     }
     unless_it_would_wait(file.nowait_read(), sys::preadv2(file, out, at, NOWAIT))
@@ -205,7 +213,7 @@ fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>>
 
 /// Writes what needs no waiting, or is known to be quick; `None` when that is nothing.
 fn write_now(file: &File, data: &InBuf, at: u64, flags: i32) -> Option<io::Result<usize>> {
-    if file.is_direct() {
+    if file.is_direct() || file.is_remote() {
         return None;
     }
     if file.nowait_write().load(Ordering::Relaxed) {
@@ -218,7 +226,7 @@ fn write_now(file: &File, data: &InBuf, at: u64, flags: i32) -> Option<io::Resul
     // costs more than the copy does while pages are to be had.
     file.write_cost().is_quick().then(|| {
         engine::count_inline();
-        pool::timed(file.write_cost(), || sys::pwritev2(file, data, at, flags))
+        timed(file.write_cost(), || sys::pwritev2(file, data, at, flags))
     })
 }
 
@@ -245,8 +253,8 @@ async fn read_later(
     mut out: OutBuf,
     at: u64,
 ) -> (io::Result<usize>, io::Result<OutBuf>) {
-    match engine::current() {
-        Engine::Uring => {
+    match file.way() {
+        Way::Ring => {
             let fd = types::Fd(file.as_raw_fd());
             let room = out.slices();
             let entry = match &room {
@@ -267,8 +275,8 @@ async fn read_later(
             }
             (result, Ok(out))
         }
-        Engine::Threads => {
-            let read = pool::on_pool(move || {
+        Way::Pool(pool) => {
+            let read = pool.run(move || {
                 let result = sys::preadv2(&file, &mut out, at, 0);
                 (result, out)
             });
@@ -284,8 +292,8 @@ async fn write_later(
     at: u64,
     flags: i32,
 ) -> (io::Result<usize>, io::Result<InBuf>) {
-    match engine::current() {
-        Engine::Uring => {
+    match file.way() {
+        Way::Ring => {
             let fd = types::Fd(file.as_raw_fd());
             let bytes = data.slices();
             let entry = match &bytes {
@@ -308,12 +316,12 @@ async fn write_later(
             }
             (result.map(|n| n as usize), Ok(data))
         }
-        Engine::Threads => {
+        Way::Pool(pool) => {
             let cost = (!file.is_direct()).then(|| file.write_cost().clone());
-            let write = pool::on_pool(move || {
+            let write = pool.run(move || {
                 let call = || sys::pwritev2(&file, &data, at, flags);
                 let result = match cost {
-                    Some(cost) => pool::timed(&cost, call),
+                    Some(cost) => timed(&cost, call),
                     None => call(),
                 };
                 (result, data)

@@ -2,19 +2,21 @@
 
 use std::{
     cell::{Cell, OnceCell},
-    fmt,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use super::Pool;
+
 /// How a thread does what cannot be answered at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Engine {
     /// The io_uring of the worker's runtime.
     Uring,
-    /// Tokio's pool of blocking threads.
+    /// The worker's pool of threads.
     #[default]
     Threads,
 }
@@ -66,15 +68,30 @@ struct Local {
     /// Operations queued since the last forced park; see [`super::Parker`].
     unsubmitted: Cell<u32>,
     counters: OnceCell<Arc<Counters>>,
+    pool: OnceCell<Arc<Pool>>,
 }
 
 thread_local! {
     static LOCAL: Local = Local::default();
 }
 
-/// Makes this thread a worker with `engine`.
-pub(crate) fn enter(engine: Engine) {
-    LOCAL.with(|local| local.engine.set(engine));
+/// Makes this thread a worker with `engine`, and a pool that always has a thread.
+///
+/// # Errors
+/// When that thread cannot be had.
+pub(crate) fn enter(engine: Engine) -> io::Result<()> {
+    let pool = Pool::of_worker()?;
+    LOCAL.with(|local| {
+        local.engine.set(engine);
+        // A thread becomes a worker once.
+        let _ = local.pool.set(pool);
+    });
+    Ok(())
+}
+
+/// The pool of this thread: each has its own, so that what a pool's threads inherit is what this one has.
+pub(super) fn pool() -> Arc<Pool> {
+    LOCAL.with(|local| local.pool.get_or_init(Pool::of_others).clone())
 }
 
 /// The counters of this thread.

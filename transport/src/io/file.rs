@@ -10,9 +10,9 @@ use io_uring::{opcode, types};
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
 use super::{
-    Cost,
+    Cost, Pool,
     engine::{self, Engine},
-    pool, ring,
+    ring,
 };
 
 /// An open file. Clones share the descriptor, which closes with the last of them and after the
@@ -22,7 +22,10 @@ pub struct File(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    fd: OwnedFd,
+    /// Taken only to close it.
+    fd: Option<OwnedFd>,
+    /// Where everything is done that may reach the file's filesystem.
+    only_on: Option<Arc<Pool>>,
     direct: bool,
     /// What O_DIRECT asks of this file, once it is known.
     direct_align: OnceLock<Option<DirectAlign>>,
@@ -40,21 +43,44 @@ pub(super) struct DirectAlign {
     pub(super) offset: u64,
 }
 
+/// Where an operation goes.
+pub(super) enum Way {
+    Ring,
+    Pool(Arc<Pool>),
+}
+
 impl File {
     /// Takes over `fd`. `write_cost` is shared by the files of one mount.
     ///
     /// # Errors
     /// When the flags of `fd` cannot be read.
     pub fn new(fd: OwnedFd, write_cost: Arc<Cost>) -> io::Result<Self> {
-        let direct = fcntl_getfl(&fd)?.contains(OFlags::DIRECT);
-        Ok(Self(Arc::new(State {
-            fd,
-            direct,
+        Self::of(fd, write_cost, None)
+    }
+
+    /// Takes over `fd`, a file of another machine or process, which may answer late or never. Everything is done on
+    /// threads of `pool`, whatever the engine: reads and writes of cached data too, because the kernel asks
+    /// for attributes first, and closing, because it writes back what is cached.
+    ///
+    /// # Errors
+    /// When the flags of `fd` cannot be read. It is closed on the pool then too.
+    pub fn remote(fd: OwnedFd, write_cost: Arc<Cost>, pool: Arc<Pool>) -> io::Result<Self> {
+        Self::of(fd, write_cost, Some(pool))
+    }
+
+    fn of(fd: OwnedFd, write_cost: Arc<Cost>, only_on: Option<Arc<Pool>>) -> io::Result<Self> {
+        let flags = fcntl_getfl(&fd);
+        let state = State {
+            fd: Some(fd),
+            only_on,
+            direct: flags.is_ok_and(|flags| flags.contains(OFlags::DIRECT)),
             direct_align: OnceLock::new(),
             nowait_read: AtomicBool::new(true),
             nowait_write: AtomicBool::new(true),
             write_cost,
-        })))
+        };
+        flags?;
+        Ok(Self(Arc::new(state)))
     }
 
     /// Whether the file was opened with O_DIRECT.
@@ -63,14 +89,37 @@ impl File {
     }
 
     /// What O_DIRECT asks of this file; `None` where its filesystem does not tell.
-    pub(super) fn direct_align(&self) -> Option<DirectAlign> {
+    pub(super) async fn direct_align(&self) -> Option<DirectAlign> {
+        if let Some(known) = self.0.direct_align.get() {
+            return *known;
+        }
+        let Some(pool) = &self.0.only_on else { return self.ask_direct_align() };
+        let file = self.clone();
+        pool.run(move || file.ask_direct_align()).await.ok()?
+    }
+
+    fn ask_direct_align(&self) -> Option<DirectAlign> {
         *self.0.direct_align.get_or_init(|| {
-            let stat = statx(&self.0.fd, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+            let stat = statx(self, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
             let told = stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
             let (memory, offset) = (stat.stx_dio_mem_align, stat.stx_dio_offset_align);
             (told && memory != 0 && offset != 0)
                 .then(|| DirectAlign { memory: memory as usize, offset: offset.into() })
         })
+    }
+
+    /// Whether nothing is done on the worker's own thread.
+    pub(super) fn is_remote(&self) -> bool {
+        self.0.only_on.is_some()
+    }
+
+    /// Where this thread sends what cannot be answered at once.
+    pub(super) fn way(&self) -> Way {
+        match (&self.0.only_on, engine::current()) {
+            (Some(pool), _) => Way::Pool(pool.clone()),
+            (None, Engine::Threads) => Way::Pool(engine::pool()),
+            (None, Engine::Uring) => Way::Ring,
+        }
     }
 
     pub(super) fn write_cost(&self) -> &Arc<Cost> {
@@ -88,13 +137,21 @@ impl File {
 
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
+        self.0.fd.as_ref().expect("open until it is dropped").as_fd()
     }
 }
 
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.fd.as_raw_fd()
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let (Some(fd), Some(pool)) = (self.fd.take(), &self.only_on) {
+            pool.later(move || drop(fd));
+        }
     }
 }
 
@@ -113,11 +170,11 @@ pub enum SyncKind {
 /// Those of `fsync(2)`: the error of a write that failed earlier arrives here.
 ///
 /// # Cancel safety
-/// When the future is dropped, the operation still runs to its end.
+/// When the future is dropped, an operation that has begun runs to its end.
 pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
     let file = file.clone();
-    match engine::current() {
-        Engine::Uring => {
+    match file.way() {
+        Way::Ring => {
             let flags = match kind {
                 SyncKind::All => types::FsyncFlags::empty(),
                 SyncKind::Data => types::FsyncFlags::DATASYNC,
@@ -127,13 +184,12 @@ pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
             let (result, _file) = unsafe { ring::submit(file, entry) }.await;
             result.map(drop)
         }
-        Engine::Threads => {
-            pool::on_pool(move || match kind {
+        Way::Pool(pool) => {
+            let sync = move || match kind {
                 SyncKind::All => rustix::fs::fsync(&file),
                 SyncKind::Data => rustix::fs::fdatasync(&file),
-            })
-            .await??;
-            Ok(())
+            };
+            Ok(pool.run(sync).await??)
         }
     }
 }
@@ -144,11 +200,11 @@ pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
 /// Those of `fallocate(2)`.
 ///
 /// # Cancel safety
-/// When the future is dropped, the operation still runs to its end.
+/// When the future is dropped, an operation that has begun runs to its end.
 pub async fn fallocate(file: &File, mode: u32, offset: u64, len: u64) -> io::Result<()> {
     let file = file.clone();
-    match engine::current() {
-        Engine::Uring => {
+    match file.way() {
+        Way::Ring => {
             let entry = opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len)
                 .offset(offset)
                 .mode(mode.cast_signed())
@@ -157,10 +213,9 @@ pub async fn fallocate(file: &File, mode: u32, offset: u64, len: u64) -> io::Res
             let (result, _file) = unsafe { ring::submit(file, entry) }.await;
             result.map(drop)
         }
-        Engine::Threads => {
+        Way::Pool(pool) => {
             let mode = FallocateFlags::from_bits_retain(mode);
-            pool::on_pool(move || rustix::fs::fallocate(&file, mode, offset, len)).await??;
-            Ok(())
+            Ok(pool.run(move || rustix::fs::fallocate(&file, mode, offset, len)).await??)
         }
     }
 }

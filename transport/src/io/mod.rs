@@ -1,9 +1,9 @@
 //! File operations as owned futures, behind one module with two engines.
 //!
 //! With [`Engine::Uring`] what cannot be answered at once goes to the worker's io_uring, with
-//! [`Engine::Threads`] to Tokio's pool of blocking threads. Buffers are moved in and come back with
-//! the result. A thread that is no fsrv worker has the engine `Threads`, so that these functions
-//! work in every Tokio program.
+//! [`Engine::Threads`] to the worker's pool of threads. Buffers are moved in and come back with
+//! the result. A thread that is no fsrv worker has the engine `Threads` and a pool of its own, made when it is first
+//! needed, so that these functions work in every program.
 #![expect(unsafe_code, reason = "addresses of owned buffers are handed to the kernel")]
 
 mod cost;
@@ -14,6 +14,7 @@ mod park;
 mod pool;
 mod ring;
 mod sys;
+mod threads;
 
 pub use cost::{Cost, may_wait};
 pub use data::{WriteAt, preadv2, pwritev2, read_part, write_part};
@@ -22,6 +23,7 @@ pub use file::{File, SyncKind, fallocate, fsync};
 pub use park::Parker;
 pub use pool::{aside, on_pool, run};
 pub use sys::owns_umask;
+pub use threads::Pool;
 
 pub(crate) use engine::enter;
 pub(crate) use sys::own_umask;

@@ -19,10 +19,10 @@ use super::{Cost, engine, sys};
 /// Runs `call` on this thread while calls of its kind are quick, else on the pool.
 ///
 /// # Errors
-/// Only when the pool is shutting down or `call` panicked.
+/// Only when `call` panicked.
 ///
 /// # Cancel safety
-/// When the future is dropped, a call on the pool still runs to its end.
+/// As [`on_pool`].
 pub async fn run<T: Send + 'static>(
     cost: &Arc<Cost>,
     call: impl FnOnce() -> T + Send + 'static,
@@ -35,22 +35,17 @@ pub async fn run<T: Send + 'static>(
     on_pool(move || timed(&cost, call)).await
 }
 
-/// Runs `call`, which is known to take long, on the pool.
+/// Runs `call`, which is known to take long, on the pool; on this thread when there is no other, and none can be had.
 ///
 /// # Errors
-/// Only when the pool is shutting down or `call` panicked.
+/// Only when `call` panicked.
 ///
 /// # Cancel safety
-/// When the future is dropped, the call still runs to its end.
+/// When the future is dropped before the call began, it is never made; afterwards it runs to its end.
 pub async fn on_pool<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    engine::count_pool();
-    let task = tokio::task::spawn_blocking(move || {
-        settle_new_thread();
-        call()
-    });
-    task.await.map_err(io::Error::other)
+    engine::pool().run(call).await
 }
 
 /// Runs `call`, which is known to keep a CPU busy for long, on a thread of its own that lets others go first: on its CPU
@@ -99,7 +94,7 @@ pub(super) fn timed<T>(cost: &Cost, call: impl FnOnce() -> T) -> T {
 }
 
 /// A new pool thread has inherited the affinity of the worker that started it, and shares its umask.
-fn settle_new_thread() {
+pub(super) fn settle_new_thread() {
     thread_local!(static SETTLED: Cell<bool> = const { Cell::new(false) });
     if !SETTLED.replace(true) {
         let mut all = CpuSet::new();
