@@ -6,6 +6,7 @@
 //! needed, so that these functions work in every program.
 #![expect(unsafe_code, reason = "addresses of owned buffers are handed to the kernel")]
 
+mod closer;
 mod cost;
 mod data;
 mod engine;
@@ -16,12 +17,13 @@ mod ring;
 mod sys;
 mod threads;
 
+pub use closer::aside;
 pub use cost::{Cost, may_wait};
 pub use data::{WriteAt, preadv2, pwritev2, read_part, write_part};
 pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};
 pub use park::Parker;
-pub use pool::{aside, on_pool, run};
+pub use pool::{on_pool, run};
 pub use sys::owns_umask;
 pub use threads::Pool;
 
