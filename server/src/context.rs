@@ -20,7 +20,7 @@ use crate::{
 
 /// Who asks, and whether they still wait for the answer.
 pub struct Context {
-    /// The request's number, unique among those in flight.
+    /// The request's number, unique among those in flight, but for one that was sent again: it has that of the first.
     pub unique: u64,
     /// What is asked for.
     pub opcode: Opcode,

@@ -211,12 +211,11 @@ impl<F: FileSystem> Session<F> {
         let Message { mut input, output, completion } = message;
         let mut head = [0; size_of::<fuse_in_header>()];
         let header = input.take_front(&mut head).ok().and_then(|()| parse::<fuse_in_header>(&head));
-        let Some(mut header) = header else {
+        let Some(header) = header else {
             self.count_malformed("shorter than a header");
             completion.discard();
             return None;
         };
-        header.unique &= !FUSE_UNIQUE_RESEND;
         let sent = header.len as usize;
         let Some(body) = sent.checked_sub(head.len()).filter(|&body| body <= input.len()) else {
             self.count_malformed("a length that is not the message's");
@@ -260,9 +259,8 @@ impl<F: FileSystem> Session<F> {
                 None
             }
             Opcode::Interrupt => {
-                let found = parse(args).is_some_and(|arg: fuse_interrupt_in| {
-                    self.interrupt(arg.unique & !FUSE_UNIQUE_RESEND)
-                });
+                let found = parse(args)
+                    .is_some_and(|arg: fuse_interrupt_in| self.interrupt(number(arg.unique)));
                 // The client asks again as long as the request is not answered.
                 (!found).then_some(Err(Errno::EAGAIN))
             }
@@ -308,9 +306,12 @@ impl<F: FileSystem> Session<F> {
     }
 
     fn find_and_interrupt(&self, unique: u64) -> bool {
-        lock(&self.workers)
-            .iter()
-            .any(|worker| lock(&worker.flights).iter().any(|flight| flight.interrupt(unique)))
+        let mut found = false;
+        // There are two of a request that was sent again.
+        for worker in lock(&self.workers).iter() {
+            lock(&worker.flights).iter().for_each(|flight| found |= flight.interrupt(unique));
+        }
+        found
     }
 
     fn count_malformed(&self, what: &str) {
@@ -330,10 +331,11 @@ impl<F: FileSystem> Session<F> {
         }
         let Request { opcode, header, args, data, output, completion } = request;
         let _in_flight = self.enter_flight(&local);
-        flight.begin(header.unique, opcode);
-        self.early.deliver(&flight, header.unique);
+        let unique = number(header.unique);
+        flight.begin(unique, opcode);
+        self.early.deliver(&flight, unique);
         let mut cx = Context {
-            unique: header.unique,
+            unique,
             opcode,
             uid: header.uid,
             gid: header.gid,
@@ -447,6 +449,12 @@ fn answer<C: Completion>(completion: C, unique: u64, reply: Result<Answer>) -> O
 
 fn answer_error<C: Completion>(completion: C, unique: u64, errno: Errno) {
     let _nothing_granted = answer(completion, unique, Err(errno));
+}
+
+/// The number of a request, by which others name it. An answer names it as it came: with one bit more when it was sent
+/// again.
+fn number(unique: u64) -> u64 {
+    unique & !FUSE_UNIQUE_RESEND
 }
 
 fn parse<T: FromBytes>(bytes: &[u8]) -> Option<T> {

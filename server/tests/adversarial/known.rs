@@ -12,6 +12,8 @@ use zerocopy::FromBytes;
 /// A message that was sent, until its outcome is known.
 pub(crate) struct Sent {
     pub(crate) unique: u64,
+    /// The number as it was sent: of a request that was sent again, with one bit more.
+    pub(crate) on_wire: u64,
     pub(crate) queue: usize,
     pub(crate) kind: Kind,
     pub(crate) exchange: Exchange,
@@ -72,7 +74,7 @@ impl Known {
             self.doubtful.swap_remove(index.expect("noted when sent"));
         }
         match outcome {
-            Outcome::Replied(bytes) => match Reply::parse(sent.unique, bytes) {
+            Outcome::Replied(bytes) => match Reply::parse(sent.on_wire, bytes) {
                 Ok(reply) => self.learn_reply(&sent.kind, &reply),
                 Err(_) => self.learn_effect(&sent.kind),
             },

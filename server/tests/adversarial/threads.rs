@@ -52,7 +52,7 @@ impl Caller {
         self.fs.plan(unique, behaviour);
         let exchange = self.client.send(&call.bytes(unique), call.reply_room());
         self.known.sent(&kind);
-        self.sent.push(Sent { unique, queue: 0, kind, exchange });
+        self.sent.push(Sent { unique, on_wire: unique, queue: 0, kind, exchange });
         unique
     }
 

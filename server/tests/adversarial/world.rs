@@ -143,11 +143,15 @@ impl World {
         // A client begins on one queue, and sends nothing on others before it may.
         let begins = kind.is_reset() || self.is_resetting();
         let queue = if begins { 0 } else { self.seed.below(self.queues.len()) };
-        let resent = if self.seed.once_in(10) { FUSE_UNIQUE_RESEND } else { 0 };
-        let bytes = call.bytes(self.unique | resent);
+        let on_wire = self.unique | self.resend_bit();
+        let bytes = call.bytes(on_wire);
         let exchange = self.queues[queue].client.send(&bytes, call.reply_room());
         self.known.sent(&kind);
-        self.sent.push(Sent { unique: self.unique, queue, kind, exchange });
+        self.sent.push(Sent { unique: self.unique, on_wire, queue, kind, exchange });
+    }
+
+    fn resend_bit(&mut self) -> u64 {
+        if self.seed.once_in(10) { FUSE_UNIQUE_RESEND } else { 0 }
     }
 
     fn open_a_gate(&mut self) {
@@ -166,7 +170,8 @@ impl World {
     }
 
     fn send_interrupt(&mut self, target: u64) {
-        let call = ask(36, NodeId(0)).arg(&fuse_interrupt_in { unique: target });
+        let call =
+            ask(36, NodeId(0)).arg(&fuse_interrupt_in { unique: target | self.resend_bit() });
         self.send(call, Kind::Interrupt { target });
     }
 

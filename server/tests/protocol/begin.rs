@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use fsrv::{Context, Errno, FileSystem, NodeId, Result, abi::*, op::*, testing::*, types::*};
-use fsrv_transport::testing::Outcome;
+use fsrv_transport::testing::{MemClient, Outcome};
 
 use crate::{
     sample::Sample,
@@ -177,6 +177,31 @@ fn an_interrupt_reaches_its_request_and_has_no_reply() {
     with_waiting(async |client| {
         let open = client.send(ask(14, NodeId(1)).arg(&fuse_open_in::default()));
         assert_eq!(client.interrupt(open.unique).exchange.await, Outcome::Discarded);
+        assert_eq!(open.reply().await.unwrap_err(), Errno::EINTR);
+    });
+}
+
+#[test]
+fn an_interrupt_reaches_a_request_that_was_sent_again_and_the_first_one() {
+    with_waiting(async |client| {
+        let call = ask(14, NodeId(1)).arg(&fuse_open_in::default());
+        let first = client.send(call.clone());
+        let resent = first.unique | FUSE_UNIQUE_RESEND;
+        let again =
+            Asked { unique: resent, exchange: MemClient::send(client, &call.bytes(resent), 0) };
+        assert_eq!(client.interrupt(resent).exchange.await, Outcome::Discarded);
+        assert_eq!(first.reply().await.unwrap_err(), Errno::EINTR);
+        assert_eq!(again.reply().await.unwrap_err(), Errno::EINTR);
+    });
+}
+
+#[test]
+fn an_interrupt_that_overtakes_a_request_sent_again_reaches_it() {
+    with_waiting(async |client| {
+        let unique = 100 | FUSE_UNIQUE_RESEND;
+        assert_eq!(client.interrupt(unique).reply().await.unwrap_err(), Errno::EAGAIN);
+        let call = ask(14, NodeId(1)).arg(&fuse_open_in::default());
+        let open = Asked { unique, exchange: MemClient::send(client, &call.bytes(unique), 0) };
         assert_eq!(open.reply().await.unwrap_err(), Errno::EINTR);
     });
 }

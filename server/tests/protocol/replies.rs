@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use fsrv::{FileSystem, NodeId, op::Boxed, op::Opcode, testing::ask};
+use fsrv::{
+    FileSystem, NodeId,
+    abi::{FUSE_UNIQUE_RESEND, fuse_interrupt_in},
+    op::{Boxed, Opcode},
+    testing::{ask, header_of},
+};
 use fsrv_transport::testing::Outcome;
 
 use crate::{
@@ -71,8 +76,20 @@ fn an_operation_that_is_not_implemented_answers_enosys() {
 }
 
 #[test]
-fn the_resend_bit_is_not_part_of_the_number() {
-    let outcome = Wire::new(Sample).send(&ask(17, NodeId(1)).bytes(UNIQUE | 1 << 63), 0);
-    let Outcome::Replied(bytes) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(bytes[8..16], UNIQUE.to_ne_bytes());
+fn a_resent_request_is_answered_under_the_number_that_it_came_with() {
+    let resent = UNIQUE | FUSE_UNIQUE_RESEND;
+    let missing = ask(36, NodeId(0)).arg(&fuse_interrupt_in { unique: 77 });
+    let mut cut = ask(17, NodeId(1)).bytes(resent);
+    cut[0] += 1;
+    for message in [
+        ask(17, NodeId(1)).bytes(resent),
+        ask(60, NodeId(1)).bytes(resent),
+        ask(38, NodeId(0)).bytes(resent),
+        missing.bytes(resent),
+        cut,
+    ] {
+        let outcome = Wire::new(Sample).send(&message, 0);
+        let Outcome::Replied(bytes) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(header_of(&bytes).unique, resent);
+    }
 }

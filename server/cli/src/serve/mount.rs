@@ -262,10 +262,18 @@ fn mount_options(source: &Path, args: &Serve) -> MountOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, thread, time::Instant};
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+        time::Instant,
+    };
 
-    use fsrv::{Attributes, Context as Request, op::GetAttr};
+    use fsrv::{Attr, Attributes, Context as Request, abi::fuse_out_header, op::GetAttr};
+    use fsrv_transport::Transport;
     use rustix::process::{Signal, getpid, kill_process};
+    use tokio::task::spawn_blocking;
+    use zerocopy::IntoBytes;
 
     use super::*;
 
@@ -276,6 +284,55 @@ mod tests {
         async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
             std::future::pending().await
         }
+    }
+
+    /// Answers only what it is asked again.
+    #[derive(Default)]
+    struct Deaf(AtomicBool);
+
+    impl FileSystem for Deaf {
+        async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
+            if !self.0.swap(true, Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let attr = Attr { ino: 1, mode: Attr::DIRECTORY | 0o755, nlink: 2, ..Attr::default() };
+            Ok(Attributes { attr, ttl: Duration::ZERO })
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_the_answer_to_a_request_that_it_sent_again() {
+        /// `FUSE_NOTIFY_RESEND`: the kernel sends again what was not answered (6.9).
+        const RESEND: i32 = 7;
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
+        let mount = Arc::new(mount);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut signals = Signals::catch().unwrap();
+            let session = Session::new(Deaf::default(), Limits::default());
+            let other = device.try_clone().unwrap();
+            let other = FuseTransport::new(other, session.transport_config(), Pool::new()).unwrap();
+            let workers =
+                Workers::start(session, vec![(0, device)], Engine::Threads, prepare_worker)
+                    .unwrap();
+            let path = dir.path().to_owned();
+            let client = spawn_blocking(move || fs::metadata(path));
+            let again = fuse_out_header { len: 16, error: RESEND, unique: 0 };
+            let notifier = other.notifier().unwrap();
+            let mut sent_again = tokio::time::interval(Duration::from_millis(200));
+            let mut client = std::pin::pin!(client);
+            let found = loop {
+                tokio::select! {
+                    found = &mut client => break found.unwrap(),
+                    _ = sent_again.tick() => notifier.notify(&[again.as_bytes()]).unwrap(),
+                }
+            };
+            assert!(found.unwrap().is_dir());
+            // The one that is never answered keeps its worker.
+            kill_process(getpid(), Signal::TERM).unwrap();
+            stop(workers, &mount, &mut signals).await.unwrap();
+        });
     }
 
     #[test]
