@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
+    ops::Deref,
     rc::Rc,
     sync::{
         Arc,
@@ -33,7 +34,7 @@ pub struct Context {
     /// The group of the parent directory when the caller is in it: of the caller's further groups it
     /// is the one that matters for creation.
     pub group: Option<u32>,
-    pub(crate) flight: Arc<Flight>,
+    pub(crate) flight: InFlight,
     pub(crate) parking: Rc<Parking>,
 }
 
@@ -86,7 +87,7 @@ impl Context {
             gid: 0,
             pid: 0,
             group: None,
-            flight: flight.clone(),
+            flight: InFlight(flight.clone()),
             parking: Rc::new(Parking { parked: Cell::new(0), limit: 4 }),
         };
         (context, move || {
@@ -123,6 +124,23 @@ pub(crate) struct Flight {
     /// The client is gone.
     ended: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// A request in its place. Dropped, it has left it.
+pub(crate) struct InFlight(pub(crate) Arc<Flight>);
+
+impl Deref for InFlight {
+    type Target = Flight;
+
+    fn deref(&self) -> &Flight {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Flight {

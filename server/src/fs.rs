@@ -36,6 +36,9 @@ pub struct Stats {
 /// sending that operation for the life of the connection. Answer [`Errno::EOPNOTSUPP`] for an object
 /// that does not support what another one does.
 ///
+/// A method that panics is answered EIO, and the filesystem is asked again: what it shares between requests has to be
+/// whole at every point that can panic, and a mutex may be poisoned.
+///
 /// Every error of the operation's system call is a valid reply; methods name those with a meaning of
 /// their own.
 ///

@@ -27,15 +27,13 @@ const IDLE: Duration = Duration::from_secs(2);
 /// When the transport fails.
 ///
 /// # Cancel safety
-/// Not cancel safe: requests in flight would stay unanswered.
+/// Not cancel safe: requests in flight are answered EIO when this is dropped, whatever comes of them.
 pub async fn serve<T: Transport, F: FileSystem>(
     mut transport: T,
     session: &Session<F>,
 ) -> io::Result<()> {
     let local = session.enter(transport.notifier(), transport.waiters());
-    let result = run(&mut transport, session, &local).await;
-    session.leave(&local);
-    result
+    run(&mut transport, session, &local).await
 }
 
 async fn run<T: Transport, F: FileSystem>(

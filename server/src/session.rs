@@ -1,11 +1,13 @@
 //! One session: what was settled with the client, the requests in flight, and how one is answered.
 
 mod early;
+mod panics;
 mod reset;
+mod unanswered;
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    ops::Deref,
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,22 +19,23 @@ use fsrv_transport::{
     Completion, Config, Message, Notifier, io as file_io,
     mem::{InBuf, OutBuf},
 };
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 use crate::{
     abi::*,
-    context::{Context, Flight, Parking},
-    errno::{Errno, Result},
+    context::{Context, Flight, InFlight, Parking},
+    errno::Errno,
     fs::FileSystem,
     init::{Init, Limits},
-    notify::reply_header,
-    op::{Answer, Args, Extensions, Fixed, Grant, Opcode, Operation, Release, ReleaseDir},
+    op::{Args, Extensions, Grant, Opcode, Operation, Release, ReleaseDir},
     stats::{Requests, SessionStats, ThreadsIo},
     types::NodeId,
 };
 
 use early::EarlyInterrupts;
+use panics::{caught, caught_later};
 use reset::Reset;
+use unanswered::Unanswered;
 
 /// The most requests that may wait for a client on one worker.
 const PARKED_MAX: usize = 1024;
@@ -83,13 +86,13 @@ pub(crate) struct Local {
 }
 
 /// A request of the filesystem, its arguments copied, waiting for a place.
-pub(crate) struct Request<C> {
+pub(crate) struct Request<C: Completion> {
     opcode: Opcode,
     header: fuse_in_header,
     args: Vec<u8>,
     data: InBuf,
     output: OutBuf,
-    completion: C,
+    completion: Unanswered<C>,
 }
 
 impl<F: FileSystem> Session<F> {
@@ -130,8 +133,16 @@ impl<F: FileSystem> Session<F> {
     /// Forgets the client, as DESTROY does. No transport is served meanwhile.
     pub fn end(&self) {
         if self.begun.swap(false, Ordering::SeqCst) {
-            self.fs.destroy();
+            self.destroy();
         }
+    }
+
+    fn destroy(&self) {
+        caught("destroy", || self.fs.destroy());
+    }
+
+    fn forget(&self, nodeid: NodeId, nlookup: u64) {
+        caught("forget", || self.fs.forget(nodeid, nlookup));
     }
 
     /// What is being done: each request's number and what it asks for.
@@ -172,7 +183,11 @@ impl<F: FileSystem> Session<F> {
     /// Adds the calling thread to those that serve this session.
     ///
     /// At most `waiters` of its requests may wait for another client at once.
-    pub(crate) fn enter(&self, notifier: Option<Arc<dyn Notifier>>, waiters: usize) -> Rc<Local> {
+    pub(crate) fn enter(
+        &self,
+        notifier: Option<Arc<dyn Notifier>>,
+        waiters: usize,
+    ) -> Entered<'_, F> {
         let shared = Arc::new(Worker {
             flights: Mutex::default(),
             requests: Requests::default(),
@@ -180,16 +195,17 @@ impl<F: FileSystem> Session<F> {
         });
         lock(&self.io).enter(file_io::counters());
         lock(&self.workers).push(shared.clone());
-        Rc::new(Local {
+        let local = Rc::new(Local {
             shared,
             notifier,
             parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX.min(waiters) }),
             args: RefCell::default(),
-        })
+        });
+        Entered { session: self, local }
     }
 
     /// Removes a worker; the last one ends the client's life.
-    pub(crate) fn leave(&self, local: &Local) {
+    fn leave(&self, local: &Local) {
         let mut workers = lock(&self.workers);
         workers.retain(|worker| !Arc::ptr_eq(worker, &local.shared));
         let mut past = lock(&self.past);
@@ -216,10 +232,11 @@ impl<F: FileSystem> Session<F> {
             completion.discard();
             return None;
         };
+        let completion = Unanswered::new(completion, &header);
         let sent = header.len as usize;
         let Some(body) = sent.checked_sub(head.len()).filter(|&body| body <= input.len()) else {
             self.count_malformed("a length that is not the message's");
-            answer_error(completion, header.unique, Errno::EINVAL);
+            completion.answer(Err(Errno::EINVAL));
             return None;
         };
         input.truncate(body);
@@ -228,7 +245,7 @@ impl<F: FileSystem> Session<F> {
                 Opcode::SetXattrCompat
             }
             Some(Opcode::SetXattrCompat) | None => {
-                answer_error(completion, header.unique, Errno::ENOSYS);
+                completion.answer(Err(Errno::ENOSYS));
                 return None;
             }
             Some(opcode) => opcode,
@@ -236,7 +253,7 @@ impl<F: FileSystem> Session<F> {
         local.shared.requests.count(opcode);
         let Some(args) = local.copy_args(opcode, &mut input) else {
             self.count_malformed("too few or too many arguments");
-            answer_error(completion, header.unique, Errno::EINVAL);
+            completion.answer(Err(Errno::EINVAL));
             return None;
         };
         let request = Request { opcode, header, args, data: input, output, completion };
@@ -250,7 +267,7 @@ impl<F: FileSystem> Session<F> {
         let reply = match request.opcode {
             Opcode::Forget => {
                 if let Some(fuse_forget_in { nlookup }) = parse(args) {
-                    self.fs.forget(nodeid, nlookup);
+                    self.forget(nodeid, nlookup);
                 }
                 None
             }
@@ -269,7 +286,7 @@ impl<F: FileSystem> Session<F> {
             _ => return Some(request),
         };
         match reply {
-            Some(reply) => drop(answer(request.completion, request.header.unique, reply)),
+            Some(reply) => drop(request.completion.answer(reply)),
             None => request.completion.discard(),
         }
         local.reuse_args(request.args);
@@ -286,7 +303,7 @@ impl<F: FileSystem> Session<F> {
                 return;
             }
             if let Some(fuse_forget_one { nodeid, nlookup }) = parse(&one) {
-                self.fs.forget(NodeId(nodeid), nlookup);
+                self.forget(NodeId(nodeid), nlookup);
             }
         }
     }
@@ -341,7 +358,7 @@ impl<F: FileSystem> Session<F> {
             gid: header.gid,
             pid: header.pid,
             group: None,
-            flight,
+            flight: InFlight(flight),
             parking: local.parking.clone(),
         };
         let reply = match Extensions::split_off(&header, &args) {
@@ -351,17 +368,20 @@ impl<F: FileSystem> Session<F> {
                 cx.group = extensions.group;
                 let mut args = Args::new(bytes, data, output);
                 match Operation::decode(opcode, NodeId(header.nodeid), &mut args) {
-                    Ok(operation) => operation.call(&self.fs, &cx).await,
+                    Ok(operation) => {
+                        let called = operation.call(&self.fs, &cx);
+                        caught_later(opcode.name(), called).await.unwrap_or(Err(Errno::EIO))
+                    }
                     Err(errno) => Err(errno),
                 }
             }
             Err(errno) => Err(errno),
         };
         local.reuse_args(args);
-        let undelivered = answer(completion, header.unique, reply);
+        let undelivered = completion.answer(reply);
         cx.flight.end();
         if let Some(grant) = undelivered {
-            self.take_back(&cx, NodeId(header.nodeid), grant).await;
+            caught_later("release", self.take_back(&cx, NodeId(header.nodeid), grant)).await;
         }
     }
 
@@ -369,8 +389,8 @@ impl<F: FileSystem> Session<F> {
     async fn take_back(&self, cx: &Context, asked: NodeId, grant: Grant) {
         match grant {
             Grant::Nothing => {}
-            Grant::Lookup(nodeid) => self.fs.forget(nodeid, 1),
-            Grant::Lookups(nodes) => nodes.into_iter().for_each(|node| self.fs.forget(node, 1)),
+            Grant::Lookup(nodeid) => self.forget(nodeid, 1),
+            Grant::Lookups(nodes) => nodes.into_iter().for_each(|node| self.forget(node, 1)),
             Grant::Handle(fh) => {
                 let release = Release { nodeid: asked, fh, flags: 0, flock_owner: None };
                 let _ = self.fs.release(cx, release).await;
@@ -380,10 +400,30 @@ impl<F: FileSystem> Session<F> {
             }
             Grant::Created(nodeid, fh) => {
                 let release = Release { nodeid, fh, flags: 0, flock_owner: None };
-                let _ = self.fs.release(cx, release).await;
-                self.fs.forget(nodeid, 1);
+                caught_later("release", self.fs.release(cx, release)).await;
+                self.forget(nodeid, 1);
             }
         }
+    }
+}
+
+/// A worker among those of its session, for as long as this lives.
+pub(crate) struct Entered<'s, F: FileSystem> {
+    session: &'s Session<F>,
+    local: Rc<Local>,
+}
+
+impl<F: FileSystem> Deref for Entered<'_, F> {
+    type Target = Rc<Local>;
+
+    fn deref(&self) -> &Rc<Local> {
+        &self.local
+    }
+}
+
+impl<F: FileSystem> Drop for Entered<'_, F> {
+    fn drop(&mut self) {
+        self.session.leave(&self.local);
     }
 }
 
@@ -426,29 +466,6 @@ impl Local {
             self.args.borrow_mut().push(args);
         }
     }
-}
-
-/// Sends one reply. Returns what the client did not get.
-fn answer<C: Completion>(completion: C, unique: u64, reply: Result<Answer>) -> Option<Grant> {
-    let (error, fixed, data, grant) = match reply {
-        Ok(Answer { fixed, data, grant }) => (0, fixed, data, grant),
-        Err(errno) => (-errno.get(), Fixed::empty(), None, Grant::Nothing),
-    };
-    let body = fixed.as_bytes().len() + data.as_ref().map_or(0, |data| data.len());
-    let header = reply_header(unique, error, body);
-    match completion.reply(header.as_bytes(), fixed.as_bytes(), data) {
-        Ok(()) => None,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::debug!(unique, "a reply was not taken: {error}");
-            }
-            Some(grant)
-        }
-    }
-}
-
-fn answer_error<C: Completion>(completion: C, unique: u64, errno: Errno) {
-    let _nothing_granted = answer(completion, unique, Err(errno));
 }
 
 /// The number of a request, by which others name it. An answer names it as it came: with one bit more when it was sent

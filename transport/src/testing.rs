@@ -305,6 +305,12 @@ impl Transport for MemTransport {
     }
 }
 
+impl Drop for MemTransport {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 /// Answers one message of a [`MemClient`].
 pub struct MemCompletion {
     shared: Arc<Shared>,

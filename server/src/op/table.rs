@@ -131,6 +131,11 @@ macro_rules! define {
                 }
             }
 
+            /// Whether a message of it is answered by nothing, when all is well.
+            pub(crate) fn has_no_answer(self) -> bool {
+                matches!(self, Self::Forget | Self::BatchForget | Self::Interrupt | Self::NotifyReply)
+            }
+
             /// Whether it changes the filesystem whatever its arguments are.
             pub fn changes(self) -> bool {
                 match self {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use fsrv_transport::Completion;
 use tokio::sync::{Mutex, Notify};
 
-use super::{Local, Request, Session, answer, lock, parse};
+use super::{Local, Request, Session, caught, lock, parse};
 use crate::{
     abi::*,
     errno::{Errno, Result},
@@ -35,7 +35,7 @@ impl<F: FileSystem> Session<F> {
             Ok(().encode())
         };
         local.reuse_args(request.args);
-        let _nothing_granted = answer(request.completion, request.header.unique, reply);
+        let _nothing_granted = request.completion.answer(reply);
     }
 
     async fn init(&self, local: &Local, args: &[u8]) -> Result<Answer> {
@@ -50,11 +50,12 @@ impl<F: FileSystem> Session<F> {
         let mut init = Init::new(head, flags2, self.limits, client)?;
         self.end_client().await;
         self.early.clear();
-        self.fs.init(&mut init);
+        caught("init", || self.fs.init(&mut init)).ok_or(Errno::EIO)?;
         self.setxattr_compat.store(!init.wants(FUSE_SETXATTR_EXT), Ordering::Relaxed);
         self.begun.store(true, Ordering::SeqCst);
         if let Some(on_begin) = &self.on_begin {
-            on_begin(&init);
+            // Who only wants to know of a client does not end it.
+            caught("init", || on_begin(&init));
         }
         let minor = init.minor();
         tracing::debug!(minor, "a client began");
@@ -78,7 +79,7 @@ impl<F: FileSystem> Session<F> {
             }
             ended.await;
         }
-        self.fs.destroy();
+        self.destroy();
     }
 
     /// Counts a request as in flight as long as the result lives.

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod begin;
 mod hostile;
+mod panics;
 mod read_only;
 mod replies;
 mod sample;
