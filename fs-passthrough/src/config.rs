@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use fsrv::Attr;
+
+use crate::suid::has_suid;
+
 /// How much the client may keep, and for how long. docs/semantics.md has the table.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum CachePolicy {
@@ -87,9 +91,19 @@ impl CachePolicy {
 /// How long the client may believe what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    pub(crate) attr: Duration,
+    attr: Duration,
     pub(crate) entry: Duration,
     pub(crate) negative: Duration,
+}
+
+impl Timeouts {
+    /// How long the client may believe `attr`.
+    ///
+    /// A change of a file takes suid and sgid away on the host, and the client gets no word of it
+    /// (HANDLE_KILLPRIV_V2): it must ask before each use of them.
+    pub(crate) fn of(&self, attr: &Attr) -> Duration {
+        if has_suid(attr) { Duration::ZERO } else { self.attr }
+    }
 }
 
 impl Config {

@@ -10,6 +10,7 @@ use std::{
 
 use fsrv::Fh;
 use fsrv_transport::io::File;
+use rustix::fs::OFlags;
 
 use crate::{inode::Inode, mutex::lock, ops::dir::Position, removed::LONG_TO_FREE};
 
@@ -19,6 +20,7 @@ pub(crate) struct Handle {
     pub(crate) file: File,
     /// Where reading a directory stands; a file's is not used.
     pub(crate) position: Mutex<Position>,
+    writes: bool,
 }
 
 impl Handle {
@@ -26,6 +28,14 @@ impl Handle {
     pub(crate) fn frees_much(&self) -> bool {
         rustix::fs::fstat(&self.file)
             .is_ok_and(|stat| stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LONG_TO_FREE)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.writes {
+            self.inode.remove_writer();
+        }
     }
 }
 
@@ -40,9 +50,14 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    pub(crate) fn insert(&self, inode: Arc<Inode>, file: File) -> Fh {
+    /// Adds `file`, which was opened with `flags`.
+    pub(crate) fn insert(&self, inode: Arc<Inode>, file: File, flags: OFlags) -> Fh {
+        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        if writes {
+            inode.add_writer();
+        }
         let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
-        let handle = Arc::new(Handle { inode, file, position: Mutex::default() });
+        let handle = Arc::new(Handle { inode, file, position: Mutex::default(), writes });
         self.shard(fh).insert(fh.0, handle);
         self.open.fetch_add(1, Ordering::Relaxed);
         fh

@@ -18,6 +18,7 @@ use rustix::fs::OFlags;
 use crate::{
     mount::Mount,
     mutex::lock,
+    suid::has_suid,
     sys::{handle::FileHandle, stat::Stat},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Inode {
     version: AtomicU64,
     /// Suid or sgid was set when last seen.
     has_suid: AtomicBool,
+    /// How often the client has it open for writing.
+    writers: AtomicU64,
 }
 
 /// How the file is found again.
@@ -83,6 +86,7 @@ impl Inode {
             lookups: AtomicU64::new(lookups),
             version: AtomicU64::new(0),
             has_suid: AtomicBool::new(false),
+            writers: AtomicU64::new(0),
         }
     }
 
@@ -124,19 +128,34 @@ impl Inode {
 
     /// Notes what was seen of it.
     pub(crate) fn saw(&self, stat: &Stat) {
-        let has_suid = self.is_regular() && stat.attr.mode & 0o6000 != 0;
+        let has_suid = has_suid(&stat.attr);
         if has_suid != self.has_suid.load(Ordering::Relaxed) {
             self.has_suid.store(has_suid, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn set_suid(&self) {
-        self.has_suid.store(self.is_regular(), Ordering::Relaxed);
+        self.has_suid.store(true, Ordering::Relaxed);
     }
 
     /// Whether suid or sgid was set when last seen.
     pub(crate) fn has_suid(&self) -> bool {
         self.has_suid.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the client has opened it for writing.
+    pub(crate) fn add_writer(&self) {
+        self.writers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes back an [`Inode::add_writer`].
+    pub(crate) fn remove_writer(&self) {
+        self.writers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the client has it open for writing.
+    pub(crate) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the content is what it was when this was last asked.

@@ -18,6 +18,7 @@ mod ops;
 mod prune;
 mod removed;
 mod shared;
+mod suid;
 mod sys;
 
 pub use config::{CachePolicy, Config, InodeFileHandles};

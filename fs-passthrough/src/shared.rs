@@ -20,6 +20,7 @@ use crate::{
     mutex::lock,
     prune::Pruner,
     removed::Removed,
+    suid::has_suid,
     sys::{open, stat::Stat},
 };
 
@@ -209,9 +210,8 @@ impl Shared {
 
     pub(crate) fn enter_as(&self, found: Found, nodeid: Option<NodeId>) -> Entry {
         let attr = found.stat.attr;
-        let has_suid = attr.mode & 0o6000 != 0;
         let inode = self.inodes.enter(found, nodeid);
-        if has_suid {
+        if has_suid(&attr) {
             inode.set_suid();
         }
         Entry {
@@ -219,13 +219,13 @@ impl Shared {
             generation: inode.generation,
             attr,
             entry_ttl: self.timeouts.entry,
-            attr_ttl: self.timeouts.attr,
+            attr_ttl: self.timeouts.of(&attr),
         }
     }
 
     pub(crate) fn attributes(&self, inode: &Inode, stat: &Stat) -> Attributes {
         inode.saw(stat);
-        Attributes { attr: stat.attr, ttl: self.timeouts.attr }
+        Attributes { attr: stat.attr, ttl: self.timeouts.of(&stat.attr) }
     }
 
     /// Takes lookups back, and closes what was open for a file that is no longer known.

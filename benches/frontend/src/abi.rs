@@ -179,5 +179,6 @@ pub enum Opcode {
     Lseek = 46,
     CopyFileRange = 47,
     Syncfs = 50,
+    Tmpfile = 51,
     Statx = 52,
 }

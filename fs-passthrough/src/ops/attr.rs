@@ -19,6 +19,7 @@ use crate::{
     inode::Inode,
     removed::LONG_TO_FREE,
     shared::{PathFd, Shared},
+    suid::Changer,
     sys::{creds::keeping_suid, meta, stat::Stat},
 };
 
@@ -68,13 +69,14 @@ pub(crate) async fn getattr(fs: &Passthrough, cx: &Context, op: GetAttr) -> Resu
 }
 
 pub(crate) async fn statx(fs: &Passthrough, cx: &Context, op: GetStatx) -> Result<Statx> {
-    let (_, stat) = stat(fs, cx, op.nodeid, op.fh).await?;
+    let (inode, stat) = stat(fs, cx, op.nodeid, op.fh).await?;
+    let Attributes { attr, ttl } = fs.shared().attributes(&inode, &stat);
     Ok(Statx {
-        attr: stat.attr,
+        attr,
         btime: stat.btime,
         attributes: stat.attributes,
         attributes_mask: stat.attributes_mask,
-        ttl: fs.shared().timeouts.attr,
+        ttl,
     })
 }
 
@@ -93,15 +95,28 @@ async fn stat(
 pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Result<Attributes> {
     let target = Target::new(fs, op.nodeid, op.fh)?;
     let inode = target.inode.clone();
-    let caller = cx.uid;
+    let by = By {
+        uid: cx.uid,
+        changer: Changer::by_uid(cx),
+        truncates: Changer::by_flag(cx, op.kill_suidgid),
+    };
     let is_long = frees_much(fs.shared(), &target, op.size);
     let change = move |shared: &Shared| {
         let fd = target.fd(shared)?;
-        change(shared, &target, fd.as_fd(), caller, &op)?;
+        change(shared, &target, fd.as_fd(), by, &op)?;
         Stat::of(fd)
     };
     let stat = if is_long { fs.run_aside(change).await } else { fs.run(cx, &inode, change).await }?;
     Ok(fs.shared().attributes(&inode, &stat))
+}
+
+/// Who asks for a change.
+#[derive(Clone, Copy)]
+struct By {
+    uid: u32,
+    changer: Changer,
+    /// The same for its size, where the request says it.
+    truncates: Changer,
 }
 
 /// Whether cutting the file to `size` takes long.
@@ -115,13 +130,13 @@ fn change(
     shared: &Shared,
     target: &Target,
     fd: BorrowedFd<'_>,
-    caller: u32,
+    by: By,
     op: &SetAttr,
 ) -> io::Result<()> {
     let times = op.atime.is_some() || op.mtime.is_some() || op.ctime.is_some();
     let ids = op.uid.is_some() || op.gid.is_some();
     if !ids && !times && op.mode.is_none() && op.size.is_none() {
-        return touch(fd, caller);
+        return touch(shared, target, fd, by);
     }
     if ids {
         let invalid = [op.uid, op.gid].contains(&Some(u32::MAX));
@@ -129,8 +144,8 @@ fn change(
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let chown = || meta::chown(fd, op.uid, op.gid);
-        // The host takes suid and sgid, but for a sgid without group execution from whom it trusts.
-        if caller == 0 && target.inode.has_suid() { keeping_suid(chown)? } else { chown()? }
+        // The host takes suid and sgid from everybody, but for a sgid without group execution.
+        by.changer.run(shared, &target.inode, fd, chown)?;
     }
     // After the owner: a change of that clears suid.
     if let Some(mode) = op.mode {
@@ -140,11 +155,7 @@ fn change(
     }
     if let Some(size) = op.size {
         let truncate = || truncate(shared, target, size);
-        if target.inode.has_suid() && !op.kill_suidgid {
-            keeping_suid(truncate)?;
-        } else {
-            truncate()?;
-        }
+        by.truncates.run(shared, &target.inode, fd, truncate)?;
     }
     if op.atime.is_some() || op.mtime.is_some() {
         meta::set_times(fd, op.atime, op.mtime)?;
@@ -154,15 +165,18 @@ fn change(
 }
 
 /// `chown(-1, -1)` changes nothing but the time of change, and clears suid. What the client's kernel sends
-/// before a write by whoever may not keep suid looks the same, so others than the owner get no error:
-/// nothing is changed for them, and the write clears suid by itself.
-fn touch(fd: BorrowedFd<'_>, caller: u32) -> io::Result<()> {
-    let attr = Stat::of(fd)?.attr;
+/// before a change by whoever may not keep suid looks the same: it learns of the mode by this answer, before the
+/// content is another. So of those who are not the owner, who may write the file may do it too. Nobody else gets an
+/// error, but nothing is changed for them.
+fn touch(shared: &Shared, target: &Target, fd: BorrowedFd<'_>, by: By) -> io::Result<()> {
+    let (inode, stat) = (&target.inode, Stat::of(fd)?);
+    inode.saw(&stat);
+    let attr = stat.attr;
     let clears = attr.mode & 0o6000 != 0 && attr.file_type() != Attr::DIRECTORY;
-    if clears && caller != 0 && caller != attr.uid {
+    if clears && by.uid != 0 && by.uid != attr.uid && !inode.has_writers() {
         return Ok(());
     }
-    meta::chown(fd, None, None)
+    by.changer.run(shared, inode, fd, || meta::chown(fd, None, None))
 }
 
 /// By the handle when it may write; the client's kernel has checked that the caller may.

@@ -130,7 +130,7 @@ pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Re
             identify_new(shared, &new.parent, fd)
         })
         .await?;
-    finish(fs, made)
+    finish(fs, made, flags)
 }
 
 pub(crate) async fn tmpfile(fs: &Passthrough, cx: &Context, op: TmpFile) -> Result<Created> {
@@ -146,7 +146,7 @@ pub(crate) async fn tmpfile(fs: &Passthrough, cx: &Context, op: TmpFile) -> Resu
             identify_new(shared, &new.parent, fd)
         })
         .await?;
-    finish(fs, made)
+    finish(fs, made, flags)
 }
 
 /// A file and an open descriptor of it.
@@ -165,12 +165,12 @@ fn identify_new(shared: &Shared, parent: &Inode, fd: OwnedFd) -> io::Result<Made
     Ok(Made { found, fd })
 }
 
-fn finish(fs: &Passthrough, made: Made) -> Result<Created> {
+fn finish(fs: &Passthrough, made: Made, flags: OFlags) -> Result<Created> {
     let shared = fs.shared();
     let entry = shared.enter(made.found);
     let handle = shared.inode(entry.nodeid).and_then(|inode| {
         let file: io::Result<File> = shared.file(made.fd, &inode);
-        Ok(shared.handles.insert(inode, file?))
+        Ok(shared.handles.insert(inode, file?, flags))
     });
     match handle {
         Ok(fh) => Ok(Created { entry, opened: opened(&shared.config, fh, false) }),

@@ -49,7 +49,7 @@ pub(crate) async fn opendir(fs: &Passthrough, cx: &Context, op: OpenDir) -> Resu
             Ok((shared.file(fd, &dir)?, is_unchanged))
         })
         .await?;
-    let fh = shared.handles.insert(inode, file);
+    let fh = shared.handles.insert(inode, file, OFlags::RDONLY);
     Ok(Opened { fh, flags: flags(&shared.config, is_unchanged) })
 }
 

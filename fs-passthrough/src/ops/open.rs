@@ -12,7 +12,8 @@ use crate::{
     config::{CachePolicy, Config},
     filesystem::Passthrough,
     shared::Shared,
-    sys::{creds::keeping_suid, stat::Stat},
+    suid::Changer,
+    sys::stat::Stat,
 };
 
 pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Opened> {
@@ -21,7 +22,7 @@ pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Ope
     let inode = shared.inode(op.nodeid)?;
     let flags = host_flags(&shared.config, op.flags);
     let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND);
-    let keeps_suid = op.truncates() && inode.has_suid() && !op.kill_suidgid;
+    let truncates = op.truncates().then(|| Changer::by_flag(cx, op.kill_suidgid));
     let file = inode.clone();
     let (file, is_unchanged) = fs
         .run(cx, &inode, move |shared| {
@@ -32,13 +33,16 @@ pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Ope
                 }
                 opened => opened,
             };
-            let fd = if keeps_suid { keeping_suid(open)? } else { open()? };
+            let fd = match truncates {
+                Some(changer) => changer.run(shared, &file, shared.path_fd(&file)?, open)?,
+                None => open()?,
+            };
             let is_unchanged =
                 shared.config.cache == CachePolicy::Auto && file.is_unchanged(&Stat::of(&fd)?);
             Ok((shared.file(fd, &file)?, is_unchanged))
         })
         .await?;
-    let fh = shared.handles.insert(inode, file);
+    let fh = shared.handles.insert(inode, file, flags);
     Ok(opened(&shared.config, fh, is_unchanged))
 }
 

@@ -8,7 +8,7 @@ use fsrv::{
 use fsrv_transport::io as file_io;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range as copy_range};
 
-use crate::{filesystem::Passthrough, sys::creds::keeping_suid};
+use crate::{filesystem::Passthrough, shared::Shared, suid::Changer};
 
 /// The most bytes copied by one request: callers come again for the rest, and may give up between.
 const COPY_MAX: u64 = 1 << 30;
@@ -30,16 +30,15 @@ pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> 
     if !MODES.contains(mode) {
         return Err(Errno::EOPNOTSUPP);
     }
-    // Root keeps suid, and the ring knows one set of capabilities only.
-    if handle.inode.has_suid() && cx.uid == 0 {
-        let inode = handle.inode.clone();
-        return fs
-            .run(cx, &inode, move |_| {
-                keeping_suid(|| {
-                    Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?)
-                })
+    // The ring knows one set of capabilities only.
+    if handle.inode.has_suid() {
+        let (inode, changer) = (handle.inode.clone(), Changer::by_uid(cx));
+        let change = move |shared: &Shared| {
+            changer.run(shared, &handle.inode, &handle.file, || {
+                Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?)
             })
-            .await;
+        };
+        return fs.run(cx, &inode, change).await;
     }
     Ok(file_io::fallocate(&handle.file, op.mode, op.offset, op.length).await?)
 }
@@ -67,14 +66,13 @@ pub(crate) async fn copy_file_range(
     let from = shared.handle(op.nodeid_in, op.fh_in)?;
     let to = shared.handle(op.nodeid_out, op.fh_out)?;
     let len = usize::try_from(op.len.min(COPY_MAX)).map_err(|_| Errno::EINVAL)?;
-    let keeps_suid = to.inode.has_suid() && cx.uid == 0;
+    let changer = Changer::by_uid(cx);
     let inode = to.inode.clone();
-    fs.run(cx, &inode, move |_| {
+    fs.run(cx, &inode, move |shared| {
         let (mut offset_in, mut offset_out) = (op.offset_in, op.offset_out);
         let (offset_in, offset_out) = (Some(&mut offset_in), Some(&mut offset_out));
         let copy = || Ok(copy_range(&from.file, offset_in, &to.file, offset_out, len)?);
-        let copied = if keeps_suid { keeping_suid(copy)? } else { copy()? };
-        Ok(copied as u64)
+        Ok(changer.run(shared, &to.inode, &to.file, copy)? as u64)
     })
     .await
 }

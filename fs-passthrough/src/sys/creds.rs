@@ -78,6 +78,11 @@ pub(crate) fn with_credentials<T>(
     })
 }
 
+/// Whether this thread may act for others than the user that it runs as.
+pub(crate) fn acts_for_others() -> bool {
+    SERVER.with(|server| server.changes_ids)
+}
+
 /// Runs `change` with CAP_FSETID, where the server has it: suid and sgid stay.
 pub(crate) fn keeping_suid<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let Ok(sets) = capabilities(None) else { return change() };

@@ -15,6 +15,7 @@ mod owners;
 mod ranges;
 mod slow;
 mod suid;
+mod suid_seen;
 pub(crate) mod sys;
 mod times;
 mod unlinked;

@@ -2,20 +2,29 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ftruncate};
 use rustix::io::Errno;
 
 use super::alike;
 use super::user::{MEMBER, NOBODY, ROOT, STAFF, User};
+use crate::served::Served;
 
 /// Suid, sgid and both.
 const MODES: [u32; 3] = [0o4777, 0o2777, 0o6777];
 
-/// Where sgid has no meaning any more. Members of the file's group keep it natively; here they lose
-/// it, because the server does not know all groups of a caller.
-const MODES_WITHOUT_GROUP: [u32; 2] = [0o2767, 0o6766];
+/// Where sgid gives no rights, because the group may not execute. Members of the file's group keep it.
+const MODES_WITHOUT_GROUP: [u32; 4] = [0o2767, 0o6766, 0o2666, 0o6666];
+
+const OWNER: User = User { uid: 1, gid: 1, groups: &[], umask: 0o022 };
+const OF_STAFF: User = User { uid: 4002, gid: STAFF, groups: &[], umask: 0o022 };
+const OF_ROOTS_GROUP: User = User { uid: 4003, gid: 0, groups: &[], umask: 0o022 };
+const OWNER_OF_STAFF: User = User { uid: 1, gid: STAFF, groups: &[], umask: 0o022 };
+const USERS: [User; 7] = [ROOT, NOBODY, MEMBER, OWNER, OF_STAFF, OF_ROOTS_GROUP, OWNER_OF_STAFF];
+
+/// Groups of files: the server's own is one as any other.
+const GROUPS: [u32; 2] = [STAFF, 0];
 
 type Change = fn(&Path) -> Result<(), Errno>;
 
@@ -58,22 +67,42 @@ fn changes_of_content_take_them_from_whom_the_kernel_says() {
     alike(|dir| {
         fs::write(dir.join("source"), vec![2; 5000]).unwrap();
         let mut seen = Vec::new();
-        for user in [ROOT, NOBODY, MEMBER] {
-            for mode in modes(user) {
+        for (user, group) in users_and_groups() {
+            for mode in modes(user, group) {
                 for (change, act) in CHANGES {
-                    let file = dir.join("file");
-                    fs::write(&file, vec![1; 8192]).unwrap();
-                    chown(&file, Some(1), Some(STAFF)).unwrap();
-                    fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+                    let file = new_file(dir, (1, group), mode);
                     let result = user.does(|| act(&file));
-                    let left = mode_of(&file);
-                    seen.push(format!("{change} by {} of {mode:o}: {left:o} {result:?}", user.uid));
+                    let (left, User { uid, gid, .. }) = (mode_of(&file), user);
+                    let what = format!("{change} of {mode:o} {group} by {uid}:{gid}");
+                    seen.push(format!("{what}: {left:o} {result:?}"));
                     fs::remove_file(&file).unwrap();
                 }
             }
         }
         seen
     });
+}
+
+#[test]
+fn who_is_in_the_group_by_another_group_than_the_first_loses_what_gives_no_rights() {
+    // A request does not carry all groups of a caller: natively 0o2767 stays.
+    let served = Served::new(&[]);
+    let file = new_file(served.mounted(), (1, STAFF), 0o2767);
+    MEMBER.does(|| open(&file).unwrap().write_all_at(b"new", 0).unwrap());
+    assert_eq!(mode_of(&file), 0o767);
+    served.stop();
+}
+
+fn users_and_groups() -> impl Iterator<Item = (User, u32)> {
+    USERS.into_iter().flat_map(|user| GROUPS.map(|group| (user, group)))
+}
+
+fn new_file(dir: &Path, owner: (u32, u32), mode: u32) -> PathBuf {
+    let file = dir.join("file");
+    fs::write(&file, vec![1; 8192]).unwrap();
+    chown(&file, Some(owner.0), Some(owner.1)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    file
 }
 
 #[test]
@@ -99,14 +128,19 @@ fn an_open_file_loses_them_at_each_write_after_they_came() {
 fn a_new_owner_takes_them() {
     alike(|dir| {
         let mut seen = Vec::new();
-        for (user, owner) in [(ROOT, 7), (MEMBER, MEMBER.uid)] {
-            for mode in modes(user) {
-                let path = dir.join("file");
-                fs::write(&path, "x").unwrap();
-                chown(&path, Some(MEMBER.uid), Some(MEMBER.gid)).unwrap();
-                fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-                let result = user.does(|| chown(&path, Some(owner), Some(STAFF)).map_err(errno));
-                seen.push((mode, user.uid, result, mode_of(&path)));
+        let acts: [(User, Option<u32>, Option<u32>); 6] = [
+            (ROOT, Some(7), Some(STAFF)),
+            (ROOT, None, None),
+            (MEMBER, Some(MEMBER.uid), Some(STAFF)),
+            (MEMBER, None, Some(MEMBER.gid)),
+            (MEMBER, Some(MEMBER.uid), None),
+            (MEMBER, None, None),
+        ];
+        for (user, owner, group) in acts {
+            for mode in modes(user, MEMBER.gid) {
+                let path = new_file(dir, (MEMBER.uid, MEMBER.gid), mode);
+                let result = user.does(|| chown(&path, owner, group).map_err(errno));
+                seen.push(format!("{mode:o} by {} {result:?} {:o}", user.uid, mode_of(&path)));
                 fs::remove_file(&path).unwrap();
             }
         }
@@ -144,8 +178,8 @@ fn chmod_sets_sgid_for_members_of_the_group_and_for_nobody_else() {
     });
 }
 
-fn modes(user: User) -> impl Iterator<Item = u32> {
-    let more = if user.groups.is_empty() { &MODES_WITHOUT_GROUP[..] } else { &[] };
+fn modes(user: User, group: u32) -> impl Iterator<Item = u32> {
+    let more = if user.groups.contains(&group) { &[] } else { &MODES_WITHOUT_GROUP[..] };
     MODES.iter().chain(more).copied()
 }
 

@@ -12,3 +12,4 @@ mod messages;
 mod queues;
 mod starting;
 mod stuck;
+mod suid;

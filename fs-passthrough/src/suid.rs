@@ -1,0 +1,105 @@
+//! Suid and sgid of regular files: what a change leaves of them.
+//!
+//! The host's kernel decides by the capabilities and groups of the thread that makes the change. Those are the
+//! server's, so what belongs to the caller is decided here.
+
+use std::{io, os::fd::AsFd};
+
+use fsrv::{Attr, Context};
+
+use crate::{
+    inode::Inode,
+    shared::Shared,
+    sys::{
+        creds::{acts_for_others, keeping_suid},
+        meta,
+        stat::Stat,
+    },
+};
+
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+const GROUP_EXECUTES: u32 = 0o0010;
+
+/// Whether it is a regular file with suid or sgid.
+pub(crate) fn has_suid(attr: &Attr) -> bool {
+    attr.file_type() == Attr::REGULAR && attr.mode & (SUID | SGID) != 0
+}
+
+/// Who changes the content or the owner of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Changer {
+    /// Has CAP_FSETID: the file keeps both.
+    Privileged,
+    /// Has not, and is in this group; other groups of a caller are not known.
+    Ordinary { gid: u32 },
+}
+
+impl Changer {
+    /// By a flag of the request, with which the client's kernel says that both must go.
+    pub(crate) fn by_flag(cx: &Context, kills: bool) -> Self {
+        if kills { Self::Ordinary { gid: cx.gid } } else { Self::Privileged }
+    }
+
+    /// Where the request does not say it: root is taken to have the capability.
+    pub(crate) fn by_uid(cx: &Context) -> Self {
+        Self::by_flag(cx, cx.uid != 0)
+    }
+
+    /// Runs `change` of `inode`, whose file `fd` is.
+    pub(crate) fn run<T>(
+        self,
+        shared: &Shared,
+        inode: &Inode,
+        fd: impl AsFd,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if !inode.has_suid() {
+            return change();
+        }
+        if let Self::Privileged = self {
+            return keeping_suid(change);
+        }
+        let left = self.left(inode, &fd)?;
+        let done = change();
+        left.settle(shared, fd)?;
+        done
+    }
+
+    /// What must be left after a change of `inode` that is about to be made.
+    pub(crate) fn left(self, inode: &Inode, fd: impl AsFd) -> io::Result<Left> {
+        if !inode.has_suid() {
+            return Ok(Left(None));
+        }
+        let stat = Stat::of(fd)?;
+        inode.saw(&stat);
+        let Attr { mode, gid, .. } = stat.attr;
+        let is_mark = mode & (SGID | GROUP_EXECUTES) == SGID;
+        Ok(Left(match self {
+            Self::Privileged if has_suid(&stat.attr) => Some(mode & (SUID | SGID)),
+            // Sgid without group execution gives no rights: members of the group leave it.
+            Self::Ordinary { gid: own } if is_mark && acts_for_others() => {
+                Some(if own == gid { SGID } else { 0 })
+            }
+            // The host's kernel takes both.
+            Self::Privileged | Self::Ordinary { .. } => None,
+        }))
+    }
+}
+
+/// The bits that a change must leave, where the host's kernel cannot know them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left(Option<u32>);
+
+impl Left {
+    /// Sets them after the change, also after one that failed: they may be gone before it does.
+    pub(crate) fn settle(self, shared: &Shared, fd: impl AsFd) -> io::Result<()> {
+        let Some(bits) = self.0 else { return Ok(()) };
+        let mode = Stat::of(&fd)?.attr.mode & 0o7777;
+        let settled = mode & !(SUID | SGID) | bits;
+        if mode == settled {
+            return Ok(());
+        }
+        keeping_suid(|| meta::chmod(shared.proc_fd(), fd, settled))
+    }
+}
