@@ -22,5 +22,5 @@ mod tests;
 pub use channel::{FuseCompletion, FuseTransport};
 pub use device::Device;
 pub use error::MountError;
-pub use mount::{Mount, mount};
+pub use mount::{Mount, mount, remount};
 pub use options::MountOptions;

@@ -57,6 +57,14 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, Device), Mou
     }
 }
 
+/// Gives the mount at `path` these flags instead of those that it has. Its server is not told.
+///
+/// # Errors
+/// `PermissionDenied` for all but root; `InvalidInput` where nothing is mounted.
+pub fn remount(path: &Path, options: &MountOptions) -> io::Result<()> {
+    Ok(rustix::mount::mount_remount(path, options.remount_flags(), c"")?)
+}
+
 fn mount_directly(
     point: &MountPoint,
     options: &MountOptions,

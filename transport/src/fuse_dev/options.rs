@@ -5,7 +5,10 @@ use std::{
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
-use rustix::{fs::OFlags, mount::MountAttrFlags};
+use rustix::{
+    fs::OFlags,
+    mount::{MountAttrFlags, MountFlags},
+};
 
 /// What a mount is like.
 ///
@@ -54,6 +57,8 @@ pub(super) struct Flag {
     pub(super) attr: MountAttrFlags,
     /// Whether it concerns the filesystem.
     pub(super) superblock: bool,
+    /// Its bit for mount(2).
+    old: MountFlags,
 }
 
 const fn flag(
@@ -61,24 +66,49 @@ const fn flag(
     opposite: &'static str,
     attr: MountAttrFlags,
     superblock: bool,
+    old: MountFlags,
 ) -> Flag {
-    Flag { word, opposite, attr, superblock }
+    Flag { word, opposite, attr, superblock, old }
 }
 
 const FLAGS: [Flag; 12] = [
-    flag("ro", "rw", MountAttrFlags::MOUNT_ATTR_RDONLY, true),
-    flag("nosuid", "suid", MountAttrFlags::MOUNT_ATTR_NOSUID, false),
-    flag("nodev", "dev", MountAttrFlags::MOUNT_ATTR_NODEV, false),
-    flag("noexec", "exec", MountAttrFlags::MOUNT_ATTR_NOEXEC, false),
-    flag("noatime", "atime", MountAttrFlags::MOUNT_ATTR_NOATIME, false),
-    flag("strictatime", "nostrictatime", MountAttrFlags::MOUNT_ATTR_STRICTATIME, false),
+    flag("ro", "rw", MountAttrFlags::MOUNT_ATTR_RDONLY, true, MountFlags::RDONLY),
+    flag("nosuid", "suid", MountAttrFlags::MOUNT_ATTR_NOSUID, false, MountFlags::NOSUID),
+    flag("nodev", "dev", MountAttrFlags::MOUNT_ATTR_NODEV, false, MountFlags::NODEV),
+    flag("noexec", "exec", MountAttrFlags::MOUNT_ATTR_NOEXEC, false, MountFlags::NOEXEC),
+    flag("noatime", "atime", MountAttrFlags::MOUNT_ATTR_NOATIME, false, MountFlags::NOATIME),
+    flag(
+        "strictatime",
+        "nostrictatime",
+        MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        false,
+        MountFlags::STRICTATIME,
+    ),
     // The kernel's default; the word is here to be accepted.
-    flag("relatime", "norelatime", MountAttrFlags::MOUNT_ATTR_RELATIME, false),
-    flag("nodiratime", "diratime", MountAttrFlags::MOUNT_ATTR_NODIRATIME, false),
-    flag("nosymfollow", "symfollow", MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, false),
-    flag("sync", "async", MountAttrFlags::empty(), true),
-    flag("dirsync", "nodirsync", MountAttrFlags::empty(), true),
-    flag("lazytime", "nolazytime", MountAttrFlags::empty(), true),
+    flag(
+        "relatime",
+        "norelatime",
+        MountAttrFlags::MOUNT_ATTR_RELATIME,
+        false,
+        MountFlags::RELATIME,
+    ),
+    flag(
+        "nodiratime",
+        "diratime",
+        MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        false,
+        MountFlags::NODIRATIME,
+    ),
+    flag(
+        "nosymfollow",
+        "symfollow",
+        MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
+        false,
+        MountFlags::NOSYMFOLLOW,
+    ),
+    flag("sync", "async", MountAttrFlags::empty(), true, MountFlags::SYNCHRONOUS),
+    flag("dirsync", "nodirsync", MountAttrFlags::empty(), true, MountFlags::DIRSYNC),
+    flag("lazytime", "nolazytime", MountAttrFlags::empty(), true, MountFlags::LAZYTIME),
 ];
 
 /// Of these the last one named holds.
@@ -136,6 +166,11 @@ impl MountOptions {
     /// The bits of the mount.
     pub(super) fn attr(&self) -> MountAttrFlags {
         self.flags().fold(MountAttrFlags::empty(), |attr, flag| attr | flag.attr)
+    }
+
+    /// The bits for mount(2), of the mount and of the filesystem.
+    pub(super) fn remount_flags(&self) -> MountFlags {
+        self.flags().fold(MountFlags::empty(), |flags, flag| flags | flag.old)
     }
 
     /// All of it as one word for fusermount3.

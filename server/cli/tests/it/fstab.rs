@@ -112,3 +112,66 @@ fn line_of_fstab_with_a_wrong_option_fails() {
     assert!(!is_mounted(&line.mountpoint).expect("the list of mounts"));
     assert!(!runs(&line.program()));
 }
+
+#[test]
+fn called_with_two_paths_it_is_a_mount_program() {
+    let line = Line::new();
+    fs::write(line.dir.join("file"), "served").expect("a file");
+    let mut command = Command::new(FSRV);
+    command.arg(&line.dir).arg(&line.mountpoint).args(["-o", "rw,dev,suid,max_read=131072"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().expect("it runs").success());
+    assert_eq!(fs::read_to_string(line.mountpoint.join("file")).expect("a served file"), "served");
+}
+
+#[test]
+fn a_remount_makes_it_read_only_and_back() {
+    let line = Line::new();
+    assert!(line.mount("cache=never").success());
+    assert!(line.mount("cache=never,remount,ro").success());
+    let error = fs::create_dir(line.mountpoint.join("new")).expect_err("a read-only mount");
+    assert_eq!(error.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+
+    assert!(line.mount("remount,rw").success());
+
+    fs::create_dir(line.mountpoint.join("new")).expect("a writable mount");
+}
+
+/// What people type: each line must succeed. It runs in a mount namespace of its own, where `/usr/local/bin` has
+/// nothing but fsrv.
+const TYPED: &str = r"
+    set -e
+    mount --bind $PLACE/bin /usr/local/bin
+    mount -t fuse.fsrv $PLACE/dir $PLACE/mountpoint -o nosuid,nonempty,auto_unmount,x-gvfs-hide
+    grep -q '^served$' $PLACE/mountpoint/file
+    mount -o remount,ro $PLACE/mountpoint
+    if touch $PLACE/mountpoint/new; then exit 1; fi
+    mount -o remount,rw,noatime $PLACE/mountpoint
+    touch $PLACE/mountpoint/new
+    grep -q mountpoint.fuse.fsrv.rw,nosuid,noatime /proc/mounts
+    umount $PLACE/mountpoint
+    mount -t fuse fsrv#$PLACE/dir $PLACE/mountpoint
+    grep -q '^served$' $PLACE/mountpoint/file
+    umount $PLACE/mountpoint
+    if mount -t fuse.fsrv $PLACE/dir $PLACE/mountpoint -o uid=1000; then exit 1; fi
+    if grep mountpoint.fuse /proc/mounts; then exit 1; fi
+";
+
+#[test]
+fn mount_8_finds_it_as_a_type_and_as_a_prefix() {
+    let line = Line::new();
+    fs::write(line.dir.join("file"), "served\n").expect("a file");
+    fs::create_dir(line.place.path().join("bin")).expect("a directory");
+    fs::copy(FSRV, line.place.path().join("bin/fsrv")).expect("a copy of the server");
+    let mut command = Command::new("timeout");
+    command.args(["30", "unshare", "-m", "sh", "-xc", TYPED]).env("PLACE", line.place.path());
+    // A server that stays must not hold our streams.
+    let log = fs::File::create(line.place.path().join("log")).expect("a log");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
+
+    let status = command.status().expect("timeout runs");
+
+    let said = fs::read_to_string(line.place.path().join("log")).expect("a log");
+    assert!(status.success(), "{said}");
+    assert!(said.contains("auto_unmount") && said.contains("X-mount.idmap"), "{said}");
+}
