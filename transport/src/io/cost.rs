@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::HostMount;
+
 /// Above this mean an operation leaves the worker's thread: a wake-up of a pool thread and back
 /// costs about as much.
 const BOUND: u32 = 100_000;
@@ -65,20 +67,10 @@ impl Cost {
     }
 }
 
-/// Whether calls on `file` may wait for another machine or process, by `f_type` of `statfs(2)`: those that take
-/// [`Cost::waits`].
+/// Whether calls on `file` may wait for another machine or process: those that take [`Cost::waits`]. Its filesystem is
+/// not asked.
 pub fn may_wait(file: impl AsFd) -> bool {
-    const NFS: u64 = 0x6969;
-    const SMB: u64 = 0x517b;
-    const SMB2: u64 = 0xfe53_4d42;
-    const CIFS: u64 = 0xff53_4d42;
-    const FUSE: u64 = 0x6573_5546;
-    const CEPH: u64 = 0x00c3_6400;
-    const V9FS: u64 = 0x0102_1997;
-    const AFS: u64 = 0x5346_414f;
-    // One that does not tell is a FUSE server without statfs.
-    let kind = rustix::fs::fstatfs(file).map_or(FUSE, |stat| stat.f_type as u64);
-    [NFS, SMB, SMB2, CIFS, FUSE, CEPH, V9FS, AFS].contains(&kind)
+    HostMount::of(file).may_wait()
 }
 
 #[cfg(test)]
