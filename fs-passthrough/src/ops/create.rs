@@ -22,11 +22,17 @@ use crate::{
     sys::{
         creds::{Caller, keeping_suid, with_credentials},
         open,
+        stat::Stat,
     },
 };
 
 /// Permission bits and suid, sgid and sticky.
 const PERMISSIONS: u32 = 0o7777;
+
+const SGID: u32 = 0o2000;
+
+/// Sgid, with a group that may execute.
+const SGID_EXECUTES: u32 = 0o2010;
 
 pub(crate) async fn symlink(fs: &Passthrough, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
     let target = op.target.to_owned();
@@ -78,12 +84,27 @@ impl New {
         })
     }
 
-    /// Runs `make` as the caller, with the mode to make it with.
-    fn as_caller<T>(&self, make: impl FnOnce(Mode) -> io::Result<T>) -> io::Result<T> {
-        let make =
-            || with_credentials(self.caller, self.umask, |left| make(mode(self.mode & !left)));
+    /// Runs `make` as the caller, with the mode to make a file in `dir` with.
+    fn as_caller<T>(
+        &self,
+        dir: impl AsFd,
+        make: impl FnOnce(Mode) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let bits = self.mode & !self.forbidden(dir)?;
+        let make = || with_credentials(self.caller, self.umask, |left| make(mode(bits & !left)));
         // The kernel takes sgid from whoever is not in the group; root may keep it.
-        if self.mode & 0o2000 != 0 && self.caller.uid == 0 { keeping_suid(make) } else { make() }
+        if bits & SGID != 0 && self.caller.uid == 0 { keeping_suid(make) } else { make() }
+    }
+
+    /// What this caller must not make in `dir`. A client's kernel sees to that since Linux 6.0, the host's by the
+    /// groups of this thread and not on every filesystem.
+    fn forbidden(&self, dir: impl AsFd) -> io::Result<u32> {
+        if self.mode & SGID_EXECUTES != SGID_EXECUTES {
+            return Ok(0);
+        }
+        let parent = Stat::of(dir)?.attr;
+        let keeps = parent.mode & SGID == 0 || self.caller.may_make_sgid(parent.gid);
+        Ok(if keeps { 0 } else { SGID })
     }
 }
 
@@ -101,7 +122,7 @@ where
     let found = fs
         .run(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
-            new.as_caller(|mode| make(dir.as_fd(), new.name.as_c_str(), mode))?;
+            new.as_caller(&dir, |mode| make(dir.as_fd(), new.name.as_c_str(), mode))?;
             shared.find(&new.parent, new.name.as_c_str())
         })
         .await?;
@@ -118,7 +139,7 @@ pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Re
         .run(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
             let name = new.name.as_c_str();
-            let created = new.as_caller(|mode| open::create(&dir, name, flags, mode));
+            let created = new.as_caller(&dir, |mode| open::create(&dir, name, flags, mode));
             let fd = created.map_err(|error| match error.kind() {
                 // Another client was faster, and nobody has checked whether this caller may open what
                 // is there. A kernel takes ESTALE as "look again", and then opens it as it should.
@@ -142,7 +163,7 @@ pub(crate) async fn tmpfile(fs: &Passthrough, cx: &Context, op: TmpFile) -> Resu
     let made = fs
         .run(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
-            let fd = new.as_caller(|mode| open::create_unnamed(&dir, flags, mode))?;
+            let fd = new.as_caller(&dir, |mode| open::create_unnamed(&dir, flags, mode))?;
             identify_new(shared, &new.parent, fd)
         })
         .await?;

@@ -7,6 +7,7 @@ use std::io;
 
 use rustix::{
     fs::Mode,
+    io::Errno,
     process::{Gid, Uid, umask},
     thread::{
         CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
@@ -28,12 +29,21 @@ impl Caller {
     pub(crate) fn of(cx: &fsrv::Context) -> Self {
         Self { uid: cx.uid, gid: cx.gid, group: cx.group }
     }
+
+    /// Whether a file that is made with sgid in a directory with sgid, and whose group may execute it, keeps sgid. The
+    /// group is `gid`, that of the directory. Root is taken to have CAP_FSETID.
+    pub(crate) fn may_make_sgid(self, gid: u32) -> bool {
+        self.uid == 0 || self.gid == gid || self.group == Some(gid)
+    }
 }
 
 /// Prepares a worker's thread: what its pool threads inherit must be set before the first of them.
 ///
 /// - A change of ids leaves the capabilities as they are (SECBIT_NO_SETUID_FIXUP).
 /// - CAP_FSETID is not effective, so that the kernel drops suid and sgid on writes.
+/// - A thread that may act for others and needs no group for access has no supplementary ones: with them, a caller
+///   would make files with sgid of a group that is the server's. Where they cannot be given up
+///   (`/proc/self/setgroups` says `deny`), [`Caller::may_make_sgid`] is what is left.
 ///
 /// # Errors
 /// What the kernel answered.
@@ -45,6 +55,9 @@ pub fn prepare_worker() -> io::Result<()> {
     let bits = capabilities_secure_bits()?;
     if !bits.contains(CapabilitiesSecureBits::NO_SETUID_FIXUP) {
         set_capabilities_secure_bits(bits | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    }
+    if sets.effective.contains(CapabilitySet::DAC_OVERRIDE) {
+        let _ = set_thread_groups(&[]);
     }
     let effective = sets.effective - CapabilitySet::FSETID;
     Ok(set_capabilities(None, CapabilitySets { effective, ..sets })?)
@@ -136,9 +149,14 @@ impl<'s> Ids<'s> {
         }
         // From here on, dropping it restores whatever was changed.
         let mut ids = Self { server, groups_changed: false };
-        if let Some(group) = caller.group.filter(|&group| group != caller.gid) {
+        let group = caller.group.filter(|&group| group != caller.gid).map(Gid::from_raw);
+        if group.is_some() || !server.groups.is_empty() {
             ids.groups_changed = true;
-            set_thread_groups(&[Gid::from_raw(group)])?;
+            match set_thread_groups(group.as_slice()) {
+                // Nobody's groups can be changed here.
+                Err(Errno::PERM) => ids.groups_changed = false,
+                done => done?,
+            }
         }
         set_thread_res_gid(None, Gid::from_raw(caller.gid), None)?;
         set_thread_res_uid(None, Uid::from_raw(caller.uid), None)?;
@@ -187,5 +205,44 @@ struct OnDrop<F: FnMut()>(F);
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::process::getgroups;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_gives_up_groups_of_its_own_thread_alone() {
+        let embedding = thread::spawn(|| {
+            let groups = [4242, 4243].map(Gid::from_raw);
+            set_thread_groups(&groups).expect("this needs root");
+            let worker = thread::spawn(|| {
+                prepare_worker().unwrap();
+                thread::spawn(getgroups).join().unwrap()
+            });
+            (worker.join().unwrap(), getgroups())
+        });
+        let (worker, embedding) = embedding.join().unwrap();
+        assert_eq!(worker, Ok(Vec::new()), "threads of the pool are started by a worker");
+        assert_eq!(embedding.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_acts_for_a_caller_is_in_no_other_group() {
+        let acting = thread::spawn(|| {
+            set_thread_groups(&[0, 4242].map(Gid::from_raw)).expect("this needs root");
+            let callers = [None, Some(7), Some(1000)]
+                .map(|group| Caller { uid: 1000, gid: 1000, group })
+                .map(|caller| with_credentials(caller, 0, |_| Ok(getgroups()?)).unwrap());
+            (callers, getgroups().unwrap().len())
+        });
+        let (groups, left) = acting.join().unwrap();
+        assert_eq!(groups, [vec![], vec![Gid::from_raw(7)], vec![]]);
+        assert_eq!(left, 2);
     }
 }

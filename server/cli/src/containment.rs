@@ -6,10 +6,12 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::process::getgroups;
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
     capability_is_in_bounding_set, remove_capability_from_bounding_set, set_capabilities,
-    set_capabilities_secure_bits, set_no_new_privs,
+    set_capabilities_secure_bits, set_no_new_privs, set_thread_groups,
 };
 
 /// What serving a directory for many users takes.
@@ -75,6 +77,8 @@ impl Later {
 pub(crate) struct Containment {
     no_new_privs: bool,
     capabilities: CapabilitySet,
+    /// Supplementary groups that are left.
+    groups: usize,
 }
 
 /// Whether this process may open files by handle.
@@ -89,6 +93,7 @@ pub(crate) fn can_open_by_handle() -> bool {
 pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
     let needed = serving.needed().union(later.needed());
     let sets = capabilities(None).context("cannot read the capabilities")?;
+    let groups = give_up_groups(sets.effective).context("cannot give up the groups")?;
     if sets.effective.contains(CapabilitySet::SETPCAP) {
         bound(needed).context("cannot reduce the bounding set of capabilities")?;
         let bits = capabilities_secure_bits()? | SECURE_BITS;
@@ -103,7 +108,19 @@ pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
         set_no_new_privs(true).context("cannot set no_new_privs")?;
     }
     std::env::set_current_dir("/").context("cannot leave the working directory")?;
-    Ok(Containment { no_new_privs, capabilities: kept })
+    Ok(Containment { no_new_privs, capabilities: kept, groups })
+}
+
+/// Gives up the supplementary groups, unless the files are reached through them. Returns how many are left.
+fn give_up_groups(effective: CapabilitySet) -> rustix::io::Result<usize> {
+    if effective.contains(CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE) {
+        match set_thread_groups(&[]) {
+            // Not in this user namespace (`/proc/self/setgroups` says `deny`).
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(getgroups()?.len())
 }
 
 /// Takes what is not needed out of the bounding set.
@@ -133,6 +150,11 @@ impl fmt::Display for Containment {
         if self.capabilities.contains(CapabilitySet::SYS_ADMIN) {
             f.write_str(" (sys_admin to unmount)")?;
         }
+        match self.groups {
+            0 => f.write_str(", no supplementary groups")?,
+            1 => f.write_str("; keeps 1 supplementary group")?,
+            n => write!(f, "; keeps {n} supplementary groups")?,
+        }
         if !self.no_new_privs {
             f.write_str("; fusermount3 has to unmount, so no no_new_privs")?;
         }
@@ -144,7 +166,7 @@ impl fmt::Display for Containment {
 mod tests {
     use std::thread;
 
-    use rustix::thread::no_new_privs;
+    use rustix::thread::{Gid, no_new_privs};
 
     use super::*;
 
@@ -158,9 +180,12 @@ mod tests {
             (Serving::Image, Later::Serve, "no capabilities"),
         ] {
             let contained = thread::spawn(move || {
+                set_thread_groups(&[4242, 4243].map(Gid::from_raw)).expect("this needs root");
                 let contained = apply(serving, later).expect("this needs root");
-                let look =
-                    move || (contained, capabilities(None).unwrap(), no_new_privs().unwrap());
+                let look = move || {
+                    assert_eq!(getgroups(), Ok(Vec::new()));
+                    (contained, capabilities(None).unwrap(), no_new_privs().unwrap())
+                };
                 thread::spawn(look).join().unwrap()
             });
             let (contained, sets, no_new_privs) = contained.join().unwrap();
@@ -171,16 +196,34 @@ mod tests {
             assert!(no_new_privs);
             let said = contained.to_string();
             assert!(said.starts_with(&format!("contained by no_new_privs, {count}")), "{said}");
+            assert!(said.ends_with(", no supplementary groups"), "{said}");
         }
+    }
+
+    #[test]
+    fn groups_through_which_the_files_are_reached_are_kept() {
+        let kept = thread::spawn(|| {
+            set_thread_groups(&[4242, 4243].map(Gid::from_raw)).expect("this needs root");
+            let no_override = capabilities(None).unwrap().permitted - CapabilitySet::DAC_OVERRIDE;
+            let (effective, inheritable) = (no_override, CapabilitySet::empty());
+            let sets = CapabilitySets { effective, permitted: no_override, inheritable };
+            set_capabilities(None, sets).unwrap();
+            let contained = apply(Serving::Directory, Later::Serve).unwrap();
+            (contained.to_string(), getgroups().unwrap().len())
+        });
+        let (said, groups) = kept.join().unwrap();
+        assert_eq!(groups, 2);
+        assert!(said.ends_with("8 capabilities; keeps 2 supplementary groups"), "{said}");
     }
 
     #[test]
     fn what_could_not_be_given_up_is_said() {
         let capabilities = CapabilitySet::empty();
-        let said = Containment { no_new_privs: false, capabilities }.to_string();
+        let said = Containment { no_new_privs: false, capabilities, groups: 2 }.to_string();
         assert_eq!(
             said,
-            "contained by no capabilities; fusermount3 has to unmount, so no no_new_privs"
+            "contained by no capabilities; keeps 2 supplementary groups; fusermount3 has to unmount, so no \
+             no_new_privs"
         );
     }
 }

@@ -58,6 +58,17 @@ impl Device {
         Self::at(place(), args)
     }
 
+    /// Started by `setpriv` with these options, and programs that they name.
+    pub(super) fn with_rights(rights: &[&str], args: &[&str]) -> Self {
+        let place = place();
+        let socket = place.path().join("socket");
+        let mut device = Self::started_by(place, rights, |command| {
+            command.arg("--vhost-user").arg(&socket).args(args);
+        });
+        device.wait_for_log("serving ");
+        device
+    }
+
     pub(super) fn at(place: TempDir, args: &[&str]) -> Self {
         let socket = place.path().join("socket");
         let mut device = Self::start(place, |command| {
@@ -69,11 +80,16 @@ impl Device {
 
     /// Started with what `more` adds to the command; nothing is waited for.
     pub(super) fn start(place: TempDir, more: impl FnOnce(&mut Command)) -> Self {
+        Self::started_by(place, &[], more)
+    }
+
+    /// As [`Device::start`], with options for `setpriv`.
+    fn started_by(place: TempDir, rights: &[&str], more: impl FnOnce(&mut Command)) -> Self {
         let log = tempfile::tempfile().expect("a log");
         let output = || Stdio::from(log.try_clone().expect("a log"));
         // A test that is killed runs no destructors; its server then gets the signal from the kernel.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(fsrv());
+        command.args(["--pdeathsig", "KILL"]).args(rights).arg(fsrv());
         command.arg("serve").arg("--dir").arg(place.path().join("shared"));
         more(&mut command);
         let command = command.stdin(Stdio::null()).stdout(output()).stderr(output());

@@ -1,7 +1,10 @@
 //! Suid and sgid for a guest whose kernel is an old one, or none of ours.
 
-use fsrv_frontend::abi::{AttrOut, CreateIn, EntryOut, Opcode, ROOT, SetattrIn, setattr};
-use fsrv_frontend::{Call, Client, Entries, Payload};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use fsrv_frontend::abi::{AttrOut, CreateIn, EntryOut, MknodIn, Opcode, ROOT, SetattrIn, setattr};
+use fsrv_frontend::{Call, Caller, Client, Entries, Payload};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::device::Device;
@@ -89,4 +92,81 @@ fn unnamed(client: &mut Client, mode: u32) -> (u64, u32) {
     let done = done.unwrap();
     let bytes = client.reply_bytes(&done);
     entry_times(EntryOut::read_from_prefix(&bytes).unwrap().0)
+}
+
+const MEMBER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
+
+#[test]
+fn who_is_not_in_the_group_of_a_directory_makes_nothing_with_its_sgid() {
+    // CVE-2022-0358: the server's groups are not the caller's.
+    let root = Caller { uid: 0, gid: 0, pid: 1 };
+    let in_group = Caller { uid: 1000, gid: 0, pid: 1 };
+    let device = Device::with_rights(&["--groups", "0,4242"], &[]);
+    for group in [0, 4242] {
+        let dir = device.shared(format!("dir{group}"));
+        fs::create_dir(&dir).unwrap();
+        chown(&dir, Some(0), Some(group)).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o2777)).unwrap();
+    }
+    let mut mount = device.mount();
+    let client = mount.client();
+    for (caller, group, kept) in [
+        (MEMBER, 0, false),
+        (MEMBER, 4242, false),
+        (in_group, 0, true),
+        (in_group, 4242, false),
+        (root, 0, true),
+        (root, 4242, true),
+    ] {
+        let dir = format!("dir{group}");
+        client.set_caller(caller);
+        let parent = client.lookup(ROOT, dir.as_bytes()).unwrap().nodeid;
+        let mode = S_IFREG | 0o2777;
+        let (created, _) = client.create(parent, b"created", 2, mode).unwrap();
+        let node = client.mknod(parent, b"node", mode, 0).unwrap();
+        let args = MknodIn { mode, umask: 0o010, ..MknodIn::default() };
+        let masked = client.call(&Call {
+            op: Opcode::Mknod,
+            node: parent,
+            args: &[args.as_bytes(), b"masked\0"],
+            payload: Payload::None,
+            reply: size_of::<EntryOut>() as u32,
+        });
+        let masked = masked.unwrap();
+        let masked: EntryOut = client.reply(&masked).unwrap();
+        let mark = client.mknod(parent, b"mark", S_IFREG | 0o2767, 0).unwrap();
+        let sub = client.mkdir(parent, b"sub", 0o755).unwrap();
+        let what = format!("by {}:{} in {dir}", caller.uid, caller.gid);
+        for (name, entry, mode) in [
+            ("created", created, if kept { 0o2777 } else { 0o777 }),
+            ("node", node, if kept { 0o2777 } else { 0o777 }),
+            ("masked", masked, if kept { 0o2767 } else { 0o767 }),
+            ("mark", mark, 0o2767),
+            ("sub", sub, 0o2755),
+        ] {
+            let host = fs::symlink_metadata(device.shared(&dir).join(name)).unwrap();
+            let seen = (host.mode() & 0o7777, host.uid(), host.gid());
+            assert_eq!(seen, (mode, caller.uid, group), "{name} {what}");
+            assert_eq!(entry.attr.mode & 0o7777, mode, "{name} {what}");
+        }
+        for name in ["created", "node", "masked", "mark"] {
+            client.unlink(parent, name.as_bytes()).unwrap();
+        }
+        client.rmdir(parent, b"sub").unwrap();
+        client.set_caller(root);
+    }
+    mount.unmount().unwrap();
+    device.stop();
+}
+
+#[test]
+fn a_server_that_cannot_give_its_groups_up_starts_and_says_so() {
+    // With one mapped id, a user namespace denies setgroups.
+    let rights = ["--groups", "0,4242", "unshare", "--user", "--map-root-user"];
+    let device = Device::with_rights(&rights, &[]);
+    assert!(device.log().contains("; keeps 2 supplementary groups"), "{}", device.log());
+    let mut mount = device.mount();
+    mount.client().create(ROOT, b"new", 2, S_IFREG | 0o644).unwrap();
+    mount.unmount().unwrap();
+    device.stop();
 }
