@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
-use fsrv::{Attributes, Entry, Errno, Fh, NodeId, Result};
+use fsrv::{Attr, Attributes, Entry, Errno, Fh, NodeId, Result};
 use fsrv_transport::io::File;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -209,7 +209,7 @@ impl Shared {
     }
 
     pub(crate) fn enter_as(&self, found: Found, nodeid: Option<NodeId>) -> Entry {
-        let attr = found.stat.attr;
+        let attr = self.shown(found.stat.attr);
         let inode = self.inodes.enter(found, nodeid);
         if has_suid(&attr) {
             inode.set_suid();
@@ -225,7 +225,18 @@ impl Shared {
 
     pub(crate) fn attributes(&self, inode: &Inode, stat: &Stat) -> Attributes {
         inode.saw(stat);
-        Attributes { attr: stat.attr, ttl: self.timeouts.of(&stat.attr) }
+        let attr = self.shown(stat.attr);
+        Attributes { attr, ttl: self.timeouts.of(&attr) }
+    }
+
+    /// What the client gets to see of a file's attributes.
+    fn shown(&self, attr: Attr) -> Attr {
+        if !self.config.writeback || attr.file_type() != Attr::REGULAR {
+            return attr;
+        }
+        // The client may have data for it that no block was allocated for, and programs (`tar --sparse`) take a file
+        // without blocks for a hole without looking.
+        Attr { blocks: attr.blocks.max(1), ..attr }
     }
 
     /// Takes lookups back, and closes what was open for a file that is no longer known.

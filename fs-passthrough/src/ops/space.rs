@@ -44,6 +44,11 @@ pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> 
 }
 
 pub(crate) async fn lseek(fs: &Passthrough, cx: &Context, op: Lseek) -> Result<u64> {
+    if fs.shared().config.writeback {
+        // The host does not have what the client has yet to write: it would call that a hole. The client's kernel then
+        // takes all of a file for data.
+        return Err(Errno::ENOSYS);
+    }
     let handle = fs.shared().handle(op.nodeid, op.fh)?;
     let to = match op.whence {
         SEEK_DATA => SeekFrom::Data(op.offset),

@@ -20,6 +20,7 @@ pub(crate) mod sys;
 mod times;
 mod unlinked;
 pub(crate) mod user;
+mod writeback;
 mod xattrs;
 
 use std::fmt::Debug;
