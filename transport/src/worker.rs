@@ -10,10 +10,6 @@ use tokio::{
 
 use crate::io::{self as file_io, Engine};
 
-/// Entries of a worker's submission queue: what one turn of the loop can queue without a system
-/// call of its own.
-const RING_ENTRIES: u32 = 256;
-
 /// What a worker is.
 pub struct Worker {
     /// The name of its thread, at most 15 bytes.
@@ -43,7 +39,7 @@ impl Worker {
         M: FnOnce() -> F + Send + 'static,
         F: Future<Output = io::Result<()>>,
     {
-        thread::Builder::new().name(self.name.clone()).spawn(move || self.run(prepare, main))
+        file_io::start_thread(self.name.clone(), move || self.run(prepare, main))
     }
 
     fn run<F>(
@@ -126,10 +122,9 @@ impl Host {
 /// Why not, as the kernel says it: `PermissionDenied` under many container runtimes.
 pub fn probe_ring() -> io::Result<()> {
     // On a thread of its own: a runtime must not be made inside another one.
-    thread::scope(|scope| {
-        let probe = scope.spawn(|| ring_runtime().map(|runtime| runtime.block_on(async {})));
-        probe.join().unwrap_or_else(|_| Err(io::Error::other("the io_uring runtime panicked")))
-    })
+    let probe = || ring_runtime().map(|runtime| runtime.block_on(async {}));
+    let probe = file_io::start_thread("fsrv-probe", probe)?;
+    probe.join().unwrap_or_else(|_| Err(io::Error::other("the io_uring runtime panicked")))
 }
 
 /// The CPUs that this process may run on.
@@ -145,11 +140,11 @@ fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
     let mut cooperative = tokio_uring::uring_builder();
     cooperative.setup_coop_taskrun().setup_single_issuer();
     let mut builder = tokio_uring::builder();
-    builder.entries(RING_ENTRIES).uring_builder(&cooperative);
+    builder.entries(file_io::RING_ENTRIES).uring_builder(&cooperative);
     tokio_uring::Runtime::new(&builder).or_else(|error| match error.kind() {
         // Kernels before 6.0 do not know these flags.
         io::ErrorKind::InvalidInput => {
-            tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(file_io::RING_ENTRIES))
         }
         _ => Err(error),
     })

@@ -216,8 +216,16 @@ fn an_error_of_the_kernel_is_the_result() {
         assert_eq!(fallocate(&read_only, 0, 0, 1).await.unwrap_err().raw_os_error(), Some(EBADF));
         let direct = lab.file("d", b"data", &options(false, true, DIRECT));
         assert_eq!(errno(lab.read(&direct, 0, 4096).await.map(|read| read.len())), Some(EBADF));
-        let far = u64::MAX - 10;
-        assert_eq!(errno(lab.read(&read_only, far, 4).await.map(|read| read.len())), Some(EINVAL));
+        let both = lab.file("b", b"data", &options(true, true, DIRECT));
+        // The last one means "where the file is" to io_uring.
+        for far in [1 << 63, u64::MAX - 10, u64::MAX] {
+            for file in [&read_only, &both] {
+                let read = lab.read(file, far, 4096).await;
+                assert_eq!(errno(read.map(|read| read.len())), Some(EINVAL));
+            }
+            assert_eq!(errno(lab.write(&both, far, &[7; 4096]).await), Some(EINVAL));
+        }
+        assert_eq!(fs::read(lab.path("b")).unwrap(), b"data");
     });
 }
 

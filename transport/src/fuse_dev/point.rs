@@ -5,7 +5,6 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::mpsc,
-    thread,
     time::Duration,
 };
 
@@ -15,6 +14,7 @@ use rustix::{
 };
 
 use super::{MountError, lock::FileLock, options::Root};
+use crate::io::start_thread;
 
 /// `STATX_MNT_ID_UNIQUE`, from Linux 6.8 on: the number of a mount that is never used again.
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
@@ -123,7 +123,9 @@ fn refuse_fuse(fd: &OwnedFd, path: &Path, root: Root) -> Result<(), MountError> 
     let (sender, receiver) = mpsc::channel();
     let Ok(fd) = fd.try_clone() else { return Ok(()) };
     // A server that hangs must not take us along: then this thread waits alone.
-    thread::spawn(move || sender.send(fstatfs(fd).map(|found| found.f_type)));
+    let ask = move || sender.send(fstatfs(fd).map(|found| found.f_type));
+    start_thread("fsrv-statfs", ask)
+        .map_err(|cause| MountError::Unreachable { path: path.clone(), cause })?;
     match receiver.recv_timeout(ALIVE_LIMIT) {
         Ok(Ok(kind)) if kind != FUSE_MAGIC => Ok(()),
         Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Err(MountError::Dead { path }),

@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::{Device, MountError, MountOptions, mount::SUBTYPE, point::MountPoint};
+use crate::io::name_limits;
 
 const PROGRAM: &str = "fusermount3";
 
@@ -43,7 +44,7 @@ pub(super) fn mount(point: &MountPoint, options: &MountOptions) -> Result<Device
             io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
                 MountError::NoPermission { path: path.clone() }
             }
-            _ => failed(error),
+            _ => failed(name_limits(error)),
         })?;
     let received = receive(&ours);
     let output = child.wait_with_output().map_err(failed)?;
@@ -61,7 +62,8 @@ pub(super) fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
         .arg("--")
         .arg(path)
         .stdin(Stdio::null())
-        .output()?;
+        .output()
+        .map_err(name_limits)?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Reads and writes: inline what needs no waiting, the rest on the engine.
 
 use std::{
+    future::Future,
     io,
     os::fd::AsRawFd,
     sync::atomic::{AtomicBool, Ordering},
@@ -11,7 +12,6 @@ use io_uring::{opcode, types};
 
 use super::{
     File, engine,
-    file::Way,
     pool::timed,
     ring,
     sys::{self, APPEND, NOWAIT},
@@ -76,7 +76,7 @@ async fn read_each(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutB
         let step = match read_now(file, &mut out, at) {
             Some(step) => step,
             None => {
-                let (step, back) = read_later(file.clone(), out, at).await;
+                let (step, back) = read_later(file, out, at).await;
                 out = back?;
                 step
             }
@@ -164,7 +164,7 @@ async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(us
         let step = match write_now(file, &data, offset, flags) {
             Some(step) => step,
             None => {
-                let (step, back) = write_later(file.clone(), data, offset, flags).await;
+                let (step, back) = write_later(file, data, offset, flags).await;
                 data = back?;
                 step
             }
@@ -249,86 +249,101 @@ fn unless_it_would_wait(
 
 /// One read on the engine. The buffer is lost only with the pool itself.
 async fn read_later(
-    file: File,
+    file: &File,
     mut out: OutBuf,
     at: u64,
 ) -> (io::Result<usize>, io::Result<OutBuf>) {
-    match file.way() {
-        Way::Ring => {
-            let fd = types::Fd(file.as_raw_fd());
-            let room = out.slices();
-            let entry = match &room {
-                Slices::One(one) => {
-                    opcode::Read::new(fd, one.iov_base.cast(), len32(one)).offset(at).build()
-                }
-                Slices::Many(many) => {
-                    opcode::Readv::new(fd, many.as_ptr(), room.count32()).offset(at).build()
-                }
-            };
-            let held = (out, file, room);
-            // SAFETY: `out` owns the room and `file` the descriptor, and they are given along with the
-            // list of addresses, which is on the heap.
-            let (result, (mut out, _file, _room)) = unsafe { ring::submit(held, entry) }.await;
-            let result = result.map(|n| n as usize);
-            if let Ok(n) = result {
-                out.advance(n);
-            }
-            (result, Ok(out))
+    if file.takes_ring() && is_offset(at) {
+        let (result, (mut back, _, _)) = read_on_ring(file.clone(), out, at).await;
+        if !ring::is_refused(&result) {
+            let result = result.map(|n| n as usize).inspect(|&n| back.advance(n));
+            return (result, Ok(back));
         }
-        Way::Pool(pool) => {
-            let read = pool.run(move || {
-                let result = sys::preadv2(&file, &mut out, at, 0);
-                (result, out)
-            });
-            split(read.await)
-        }
+        out = back;
     }
+    let (pool, file) = (file.pool(), file.clone());
+    let read = pool.run(move || {
+        let result = sys::preadv2(&file, &mut out, at, 0);
+        (result, out)
+    });
+    split(read.await)
+}
+
+fn read_on_ring(
+    file: File,
+    mut out: OutBuf,
+    at: u64,
+) -> impl Future<Output = (io::Result<u32>, (OutBuf, File, Slices))> {
+    let (fd, room) = (types::Fd(file.as_raw_fd()), out.slices());
+    let entry = match &room {
+        Slices::One(one) => {
+            opcode::Read::new(fd, one.iov_base.cast(), len32(one)).offset(at).build()
+        }
+        Slices::Many(many) => {
+            opcode::Readv::new(fd, many.as_ptr(), room.count32()).offset(at).build()
+        }
+    };
+    // SAFETY: `out` owns the room and `file` the descriptor, and they are given along with the
+    // list of addresses, which is on the heap.
+    unsafe { ring::submit((out, file, room), entry) }
 }
 
 /// One write on the engine. The buffer is lost only with the pool itself.
 async fn write_later(
+    file: &File,
+    mut data: InBuf,
+    at: u64,
+    flags: i32,
+) -> (io::Result<usize>, io::Result<InBuf>) {
+    if file.takes_ring() && is_offset(at) {
+        let start = Instant::now();
+        let (result, (back, _, _)) = write_on_ring(file.clone(), data, at, flags).await;
+        if !ring::is_refused(&result) {
+            if !file.is_direct() {
+                file.write_cost().record(start.elapsed());
+            }
+            return (result.map(|n| n as usize), Ok(back));
+        }
+        data = back;
+    }
+    let (pool, file) = (file.pool(), file.clone());
+    let cost = (!file.is_direct()).then(|| file.write_cost().clone());
+    let write = pool.run(move || {
+        let call = || sys::pwritev2(&file, &data, at, flags);
+        let result = match cost {
+            Some(cost) => timed(&cost, call),
+            None => call(),
+        };
+        (result, data)
+    });
+    split(write.await)
+}
+
+fn write_on_ring(
     file: File,
     data: InBuf,
     at: u64,
     flags: i32,
-) -> (io::Result<usize>, io::Result<InBuf>) {
-    match file.way() {
-        Way::Ring => {
-            let fd = types::Fd(file.as_raw_fd());
-            let bytes = data.slices();
-            let entry = match &bytes {
-                Slices::One(one) => opcode::Write::new(fd, one.iov_base.cast(), len32(one))
-                    .offset(at)
-                    .rw_flags(flags)
-                    .build(),
-                Slices::Many(many) => opcode::Writev::new(fd, many.as_ptr(), bytes.count32())
-                    .offset(at)
-                    .rw_flags(flags)
-                    .build(),
-            };
-            let start = Instant::now();
-            let held = (data, file, bytes);
-            // SAFETY: `data` owns the bytes and `file` the descriptor, and they are given along with the
-            // list of addresses, which is on the heap.
-            let (result, (data, file, _bytes)) = unsafe { ring::submit(held, entry) }.await;
-            if !file.is_direct() {
-                file.write_cost().record(start.elapsed());
-            }
-            (result.map(|n| n as usize), Ok(data))
-        }
-        Way::Pool(pool) => {
-            let cost = (!file.is_direct()).then(|| file.write_cost().clone());
-            let write = pool.run(move || {
-                let call = || sys::pwritev2(&file, &data, at, flags);
-                let result = match cost {
-                    Some(cost) => timed(&cost, call),
-                    None => call(),
-                };
-                (result, data)
-            });
-            split(write.await)
-        }
-    }
+) -> impl Future<Output = (io::Result<u32>, (InBuf, File, Slices))> {
+    let (fd, bytes) = (types::Fd(file.as_raw_fd()), data.slices());
+    let entry = match &bytes {
+        Slices::One(one) => opcode::Write::new(fd, one.iov_base.cast(), len32(one))
+            .offset(at)
+            .rw_flags(flags)
+            .build(),
+        Slices::Many(many) => opcode::Writev::new(fd, many.as_ptr(), bytes.count32())
+            .offset(at)
+            .rw_flags(flags)
+            .build(),
+    };
+    // SAFETY: `data` owns the bytes and `file` the descriptor, and they are given along with the
+    // list of addresses, which is on the heap.
+    unsafe { ring::submit((data, file, bytes), entry) }
+}
+
+/// Whether `at` is an offset to io_uring too, which takes the last number for "where the file is".
+fn is_offset(at: u64) -> bool {
+    i64::try_from(at).is_ok()
 }
 
 /// The length as io_uring counts it.

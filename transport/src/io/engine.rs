@@ -67,6 +67,8 @@ struct Local {
     engine: Cell<Engine>,
     /// Operations queued since the last forced park; see [`super::Parker`].
     unsubmitted: Cell<u32>,
+    /// Operations of the ring whose completion was not seen yet.
+    in_ring: Cell<u32>,
     counters: OnceCell<Arc<Counters>>,
     pool: OnceCell<Arc<Pool>>,
 }
@@ -114,7 +116,20 @@ pub(super) fn count_pool() {
 /// Counts an operation that waits in the submission queue for the runtime to park.
 pub(super) fn count_ring() {
     count(|counters| &counters.ring);
-    LOCAL.with(|local| local.unsubmitted.set(local.unsubmitted.get() + 1));
+    LOCAL.with(|local| {
+        local.unsubmitted.set(local.unsubmitted.get() + 1);
+        local.in_ring.set(local.in_ring.get() + 1);
+    });
+}
+
+/// Says that the completion of such an operation was seen.
+pub(super) fn out_of_ring() {
+    // At the end of the thread nobody asks any more.
+    let _ = LOCAL.try_with(|local| local.in_ring.set(local.in_ring.get() - 1));
+}
+
+pub(super) fn in_ring() -> u32 {
+    LOCAL.with(|local| local.in_ring.get())
 }
 
 /// How many operations were queued since the last forced park.

@@ -43,12 +43,6 @@ pub(super) struct DirectAlign {
     pub(super) offset: u64,
 }
 
-/// Where an operation goes.
-pub(super) enum Way {
-    Ring,
-    Pool(Arc<Pool>),
-}
-
 impl File {
     /// Takes over `fd`. `write_cost` is shared by the files of one mount.
     ///
@@ -113,13 +107,14 @@ impl File {
         self.0.only_on.is_some()
     }
 
-    /// Where this thread sends what cannot be answered at once.
-    pub(super) fn way(&self) -> Way {
-        match (&self.0.only_on, engine::current()) {
-            (Some(pool), _) => Way::Pool(pool.clone()),
-            (None, Engine::Threads) => Way::Pool(engine::pool()),
-            (None, Engine::Uring) => Way::Ring,
-        }
+    /// Whether this thread sends what cannot be answered at once to its ring.
+    pub(super) fn takes_ring(&self) -> bool {
+        engine::current() == Engine::Uring && !self.is_remote() && ring::has_room()
+    }
+
+    /// Where this thread sends what does not go to its ring.
+    pub(super) fn pool(&self) -> Arc<Pool> {
+        self.0.only_on.clone().unwrap_or_else(engine::pool)
     }
 
     pub(super) fn write_cost(&self) -> &Arc<Cost> {
@@ -172,26 +167,24 @@ pub enum SyncKind {
 /// # Cancel safety
 /// When the future is dropped, an operation that has begun runs to its end.
 pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
-    let file = file.clone();
-    match file.way() {
-        Way::Ring => {
-            let flags = match kind {
-                SyncKind::All => types::FsyncFlags::empty(),
-                SyncKind::Data => types::FsyncFlags::DATASYNC,
-            };
-            let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(flags).build();
-            // SAFETY: the entry names no memory, and `file` keeps its descriptor.
-            let (result, _file) = unsafe { ring::submit(file, entry) }.await;
-            result.map(drop)
-        }
-        Way::Pool(pool) => {
-            let sync = move || match kind {
-                SyncKind::All => rustix::fs::fsync(&file),
-                SyncKind::Data => rustix::fs::fdatasync(&file),
-            };
-            Ok(pool.run(sync).await??)
+    if file.takes_ring() {
+        let flags = match kind {
+            SyncKind::All => types::FsyncFlags::empty(),
+            SyncKind::Data => types::FsyncFlags::DATASYNC,
+        };
+        let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(flags).build();
+        // SAFETY: the entry names no memory, and the clone keeps its descriptor.
+        let (result, _file) = unsafe { ring::submit(file.clone(), entry) }.await;
+        if !ring::is_refused(&result) {
+            return result.map(drop);
         }
     }
+    let (pool, file) = (file.pool(), file.clone());
+    let sync = move || match kind {
+        SyncKind::All => rustix::fs::fsync(&file),
+        SyncKind::Data => rustix::fs::fdatasync(&file),
+    };
+    Ok(pool.run(sync).await??)
 }
 
 /// Changes the space of `file` in `offset..offset + len`; `mode` holds the bits of `fallocate(2)`.
@@ -202,20 +195,18 @@ pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
 /// # Cancel safety
 /// When the future is dropped, an operation that has begun runs to its end.
 pub async fn fallocate(file: &File, mode: u32, offset: u64, len: u64) -> io::Result<()> {
-    let file = file.clone();
-    match file.way() {
-        Way::Ring => {
-            let entry = opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len)
-                .offset(offset)
-                .mode(mode.cast_signed())
-                .build();
-            // SAFETY: the entry names no memory, and `file` keeps its descriptor.
-            let (result, _file) = unsafe { ring::submit(file, entry) }.await;
-            result.map(drop)
-        }
-        Way::Pool(pool) => {
-            let mode = FallocateFlags::from_bits_retain(mode);
-            Ok(pool.run(move || rustix::fs::fallocate(&file, mode, offset, len)).await??)
+    if file.takes_ring() {
+        let entry = opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len)
+            .offset(offset)
+            .mode(mode.cast_signed())
+            .build();
+        // SAFETY: the entry names no memory, and the clone keeps its descriptor.
+        let (result, _file) = unsafe { ring::submit(file.clone(), entry) }.await;
+        if !ring::is_refused(&result) {
+            return result.map(drop);
         }
     }
+    let (pool, file) = (file.pool(), file.clone());
+    let mode = FallocateFlags::from_bits_retain(mode);
+    Ok(pool.run(move || rustix::fs::fallocate(&file, mode, offset, len)).await??)
 }

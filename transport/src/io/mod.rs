@@ -15,6 +15,7 @@ mod host;
 mod park;
 mod pool;
 mod ring;
+mod start;
 mod sys;
 mod threads;
 
@@ -26,8 +27,10 @@ pub use file::{File, SyncKind, fallocate, fsync};
 pub use host::HostMount;
 pub use park::Parker;
 pub use pool::{on_pool, run};
+pub use start::{name_limits, start_thread};
 pub use sys::owns_umask;
 pub use threads::Pool;
 
 pub(crate) use engine::enter;
+pub(crate) use ring::ENTRIES as RING_ENTRIES;
 pub(crate) use sys::own_umask;

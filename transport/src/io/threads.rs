@@ -9,11 +9,10 @@ use std::{
     pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    thread,
     time::Duration,
 };
 
-use super::{engine, pool::settle_new_thread};
+use super::{engine, pool::settle_new_thread, start::start_thread};
 
 /// A thread that had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -199,7 +198,7 @@ impl Shared {
 
     fn start_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
         let shared = self.clone();
-        thread::Builder::new().name("fsrv-pool".into()).spawn(move || shared.work())?;
+        start_thread("fsrv-pool", move || shared.work())?;
         queue.threads += 1;
         Ok(())
     }
