@@ -9,6 +9,7 @@ use fsrv::{
     testing::{TestClient, ask},
 };
 use fsrv_passthrough::{Config, InodeFileHandles, Passthrough};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Serves a new directory to `test`, in both ways of holding files, and looks that nothing is left.
 fn serving<F, T>(test: F)
@@ -83,6 +84,35 @@ fn what_frees_much_frees_it_on_another_thread() {
         client.forget(cut, 1).await;
         dir
     });
+}
+
+#[test]
+fn a_file_that_may_not_grow_sends_no_signal_to_the_process_that_embeds_us() {
+    const LIMIT: u64 = 1 << 30;
+    let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+    setrlimit(Resource::Fsize, limit).unwrap();
+    serving(|client, dir| async move {
+        let before = signals();
+        let (entry, fh) = client.create(NodeId::ROOT, "file", 0o2, 0o644).await.unwrap();
+        let node = NodeId(entry.nodeid);
+        let size = fuse_setattr_in { valid: FATTR_SIZE, size: LIMIT + 1, ..Default::default() };
+        for _ in 0..2 {
+            assert_eq!(client.write(node, fh, LIMIT, b"content").await, Err(Errno::EFBIG));
+            assert_eq!(client.setattr(node, size).await.unwrap_err(), Errno::EFBIG);
+        }
+        assert_eq!(signals(), before);
+        client.release(node, fh).await.unwrap();
+        client.forget(node, 1).await;
+        dir
+    });
+}
+
+/// What signals wait for this thread, and what becomes of each.
+fn signals() -> Vec<String> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let of_signals = status.lines().filter(|line| line.starts_with("Sig"));
+    // How many signals wait for all processes of the user is not ours to know.
+    of_signals.filter(|line| !line.starts_with("SigQ")).map(str::to_owned).collect()
 }
 
 #[test]

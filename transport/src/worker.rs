@@ -8,7 +8,7 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 
-use crate::io::{self as file_io, Engine};
+use crate::io::{self as file_io, Engine, size_limit};
 
 /// What a worker is.
 pub struct Worker {
@@ -24,7 +24,8 @@ impl Worker {
     /// Starts the thread. `prepare` runs on it first, before the runtime and its ring exist: what a
     /// thread inherits, such as capabilities, is settled there for the threads it starts too.
     ///
-    /// The thread has its own umask of 0, which is not that of the process.
+    /// The thread has its own umask of 0, which is not that of the process, and does not take SIGXFSZ: a write past
+    /// RLIMIT_FSIZE is EFBIG.
     ///
     /// # Errors
     /// When the thread or its runtime cannot be made. An error of `prepare` or `main` is the result
@@ -56,6 +57,7 @@ impl Worker {
             sched_setaffinity(None, &only)?;
         }
         file_io::own_umask()?;
+        size_limit::block();
         prepare()?;
         file_io::enter(self.engine)?;
         match self.engine {

@@ -15,6 +15,7 @@ mod host;
 mod park;
 mod pool;
 mod ring;
+pub(crate) mod size_limit;
 mod start;
 mod sys;
 mod threads;

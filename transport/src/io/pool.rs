@@ -4,7 +4,7 @@ use std::{cell::Cell, io, sync::Arc, time::Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::{Cost, engine, sys};
+use super::{Cost, engine, size_limit, sys};
 
 /// Runs `call` on this thread while calls of its kind are quick, else on the pool.
 ///
@@ -19,7 +19,7 @@ pub async fn run<T: Send + 'static>(
 ) -> io::Result<T> {
     if cost.is_quick() {
         engine::count_inline();
-        return Ok(timed(cost, call));
+        return Ok(size_limit::guarded(|| timed(cost, call)));
     }
     let cost = Arc::clone(cost);
     on_pool(move || timed(&cost, call)).await
@@ -55,5 +55,6 @@ pub(super) fn settle_new_thread() {
         // its own, what is created applies the caller's by itself.
         let _ = sched_setaffinity(None, &all);
         let _ = sys::own_umask();
+        size_limit::block();
     }
 }

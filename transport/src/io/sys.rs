@@ -8,7 +8,7 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-use super::File;
+use super::{File, size_limit};
 use crate::mem::{InBuf, OutBuf};
 
 /// `RWF_NOWAIT`: answer only what needs no waiting.
@@ -32,9 +32,12 @@ pub(super) fn preadv2(file: &File, out: &mut OutBuf, at: u64, flags: i32) -> io:
 pub(super) fn pwritev2(file: &File, data: &InBuf, at: u64, flags: i32) -> io::Result<usize> {
     let bytes = data.slices();
     let (iov, count) = (bytes.as_slice().as_ptr(), bytes.count());
-    // SAFETY: `bytes` is memory that `data` owns, and the kernel only reads it.
-    let n = unsafe { libc::pwritev2(file.as_raw_fd(), iov, count, offset(at)?, flags) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    let at = offset(at)?;
+    size_limit::guarded(|| {
+        // SAFETY: `bytes` is memory that `data` owns, and the kernel only reads it.
+        let n = unsafe { libc::pwritev2(file.as_raw_fd(), iov, count, at, flags) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    })
 }
 
 /// `offset` as the kernel counts it; more than 2^63 bytes into a file there is nothing.

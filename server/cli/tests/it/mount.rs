@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// How long a server may take to mount.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -83,6 +83,13 @@ impl Mount {
     /// Sends the server a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.server), signal)?)
+    }
+
+    /// Gives the running server at most `most` of something.
+    pub(crate) fn limit(&self, what: Resource, most: u64) -> Result<()> {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        prlimit(Some(Pid::from_child(&self.server)), what, limit)?;
+        Ok(())
     }
 
     /// Waits for the server's end. It must be a good one: exit code 0, nothing mounted.

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::Resource;
 
-use super::export::{Format, Image, KIB, MIB};
+use super::export::{FORMATS, Format, Image, KIB, MIB};
 
 /// A little filesystem at a directory, until the value is dropped.
 struct LittleRoom<'a>(&'a Path);
@@ -76,4 +77,32 @@ fn a_host_that_runs_full_is_told_and_keeps_what_was_synced_in_a_raw_image() {
 #[test]
 fn a_host_that_runs_full_is_told_and_keeps_what_was_synced_in_a_qcow2_image() {
     a_full_host_is_told(Format::Qcow2);
+}
+
+#[test]
+fn an_image_that_may_not_grow_is_an_error_and_the_server_goes_on() {
+    for format in FORMATS {
+        for engine in ["uring", "threads"] {
+            let image = Image::new(format, 16 * MIB);
+            let before = fs::metadata(image.path()).unwrap().len();
+            let export = image.serve(&["--writable", "--growable", "--io-engine", engine]);
+            let limit = if format == Format::Raw { before } else { before + MIB };
+            export.mount.limit(Resource::Fsize, limit).unwrap();
+            let file = export.open();
+            let grow = match format {
+                // It has its size, and could only become larger.
+                Format::Raw => file.set_len(limit + MIB),
+                Format::Qcow2 => {
+                    file.write_all_at(&[7; 4 * MIB as usize], 0).and_then(|()| file.sync_all())
+                }
+            };
+            let errno = grow.expect_err("a limit").raw_os_error();
+            assert_eq!(errno, Some(libc::EFBIG), "{format:?} with {engine}");
+            let mut read = [0; 512];
+            file.read_exact_at(&mut read, 8 * MIB).expect("a server that goes on");
+            drop(file);
+            export.stop();
+            image.is_consistent();
+        }
+    }
 }

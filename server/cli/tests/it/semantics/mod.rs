@@ -13,6 +13,7 @@ mod names;
 mod one_user;
 mod owners;
 mod ranges;
+mod size_limit;
 mod slow;
 mod suid;
 mod suid_seen;
