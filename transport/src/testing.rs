@@ -4,6 +4,8 @@
 //! [`MemTransport`]s as wanted take from its queue, as cloned `/dev/fuse` descriptors do. Replies
 //! become visible when the transport is flushed, not before.
 
+mod engines;
+
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
@@ -17,6 +19,8 @@ use crate::{
     mem::{Filled, InBuf, OutBuf, Pool},
     transport::{Completion, Message, Notifier, Transport},
 };
+
+pub use engines::{engines, with_uring};
 
 /// The client's end: sends messages and collects replies. Clones are the same client.
 #[derive(Clone, Default)]

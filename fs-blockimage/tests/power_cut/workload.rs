@@ -6,7 +6,8 @@ use fsrv_blockimage::{Disk, Options, Zeroing};
 use fsrv_transport::{
     io::Engine,
     mem::{InBuf, OutBuf, Pool},
-    worker::{Host, Worker, probe_ring},
+    testing::engines,
+    worker::{Host, Worker},
 };
 use futures::future::join_all;
 use tokio::sync::oneshot;
@@ -98,7 +99,7 @@ async fn start(engine: Engine) -> Host {
 }
 
 fn other_engine() -> Engine {
-    if probe_ring().is_ok() { Engine::Uring } else { Engine::Threads }
+    *engines().last().expect("threads at least")
 }
 
 /// The whole content.

@@ -13,7 +13,8 @@ use fsrv_blockimage::{Disk, Format, OpenError, Options};
 use fsrv_transport::{
     io::Engine,
     mem::{InBuf, OutBuf, Pool},
-    worker::{Worker, probe_ring},
+    testing::engines,
+    worker::Worker,
 };
 
 pub(crate) const KIB: u64 = 1 << 10;
@@ -157,14 +158,6 @@ pub(crate) fn on_both_engines(test: impl AsyncFn(Lab) + Copy + Send + 'static) {
         let thread = worker(engine, move || async move { test(Lab::new()).await });
         thread.join().unwrap_or_else(|_| panic!("with {engine}")).unwrap();
     }
-}
-
-pub(crate) fn engines() -> Vec<Engine> {
-    let mut engines = vec![Engine::Threads];
-    if probe_ring().is_ok() {
-        engines.push(Engine::Uring);
-    }
-    engines
 }
 
 /// Runs `main` on a worker.

@@ -3,9 +3,12 @@
 use std::{fs, os::unix::fs::MetadataExt, sync::Arc};
 
 use fsrv_blockimage::{Options, Zeroing};
-use fsrv_transport::mem::{InBuf, Pool};
+use fsrv_transport::{
+    mem::{InBuf, Pool},
+    testing::engines,
+};
 
-use crate::lab::{KIB, Lab, MIB, engines, on_both_engines, on_workers, open, read, same};
+use crate::lab::{KIB, Lab, MIB, on_both_engines, on_workers, open, read, same};
 
 const SIZE: u64 = 4 * MIB;
 

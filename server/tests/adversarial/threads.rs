@@ -19,8 +19,8 @@ use fsrv::{
 };
 use fsrv_transport::{
     io::{Cost, Engine, File},
-    testing::{MemClient, Outcome},
-    worker::{Worker, probe_ring},
+    testing::{MemClient, Outcome, with_uring},
+    worker::Worker,
 };
 
 use crate::{
@@ -215,7 +215,5 @@ fn nothing_is_left_when_threads_call_workers_with_the_pool() {
 
 #[test]
 fn nothing_is_left_when_threads_call_workers_with_rings() {
-    if probe_ring().is_ok() {
-        run_rounds(Engine::Uring);
-    }
+    with_uring(|| run_rounds(Engine::Uring));
 }

@@ -1,14 +1,17 @@
 //! Reads and writes on both engines.
 
+mod late;
+
 use std::{
     fs::{self, OpenOptions},
     future::Future,
-    io::{self, Write},
+    io,
     os::{
         fd::OwnedFd,
         unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -16,12 +19,14 @@ use std::{
 
 use fsrv_transport::{
     io::{
-        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2,
-        pwritev2, read_part, write_part,
+        Cost, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2, pwritev2,
+        read_part, write_part,
     },
     mem::{InBuf, NoSpace, OutBuf, Pool},
-    worker::{Worker, probe_ring},
+    testing::engines,
+    worker::Worker,
 };
+use late::{BYTE, LateFile};
 use rustix::fs::OFlags;
 
 const DIRECT: i32 = OFlags::DIRECT.bits() as i32;
@@ -70,11 +75,7 @@ fn options(read: bool, write: bool, flags: i32) -> OpenOptions {
 
 /// Runs `test` on a worker of each engine.
 fn on_both_engines(test: impl AsyncFn(Lab) + Copy + Send + 'static) {
-    let mut engines = vec![Engine::Threads];
-    if probe_ring().is_ok() {
-        engines.push(Engine::Uring);
-    }
-    for engine in engines {
+    for engine in engines() {
         let worker = Worker { name: "test".into(), cpu: None, engine };
         // Beside the build, which is on a disk: tmpfs knows no O_DIRECT everywhere.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -229,22 +230,71 @@ fn an_error_of_the_kernel_is_the_result() {
     });
 }
 
+/// Polls `operation` until `late` has it.
+async fn until_in_flight(late: &LateFile, operation: Pin<&mut impl Future>) {
+    let mut operation = operation;
+    wait_until("in flight", || {
+        assert!(operation.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        late.is_asked()
+    })
+    .await;
+}
+
+async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("never {what}");
+}
+
 #[test]
 fn a_reader_that_is_gone_leaves_its_buffer_to_the_kernel() {
     on_both_engines(async |lab: Lab| {
-        let (read_end, write_end) = io::pipe().unwrap();
-        let pipe = File::new(read_end.into(), Arc::new(Cost::quick())).unwrap();
-        let mut read = Box::pin(preadv2(&pipe, lab.room(4096), 0));
-        let _ = read.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let late = LateFile::new();
+        let file = late.open();
+        assert_eq!(lab.read(&file, 0, 4096).await.unwrap(), [BYTE; 4096]);
+        assert_eq!(lab.pool.idle_bytes(), 4096);
+
+        late.hold();
+        let mut read = Box::pin(preadv2(&file, lab.room(4096), 4096));
+        until_in_flight(&late, read.as_mut()).await;
         drop(read);
-        drop(pipe);
-        // Buffers taken now are not the one that is lent.
-        let others: Vec<_> = (0..8).map(|_| InBuf::copied(&lab.pool, &[7; 4096])).collect();
-        // Whether the pipe can be written to tells nothing: only that nothing breaks counts.
-        let _ = (&write_end).write_all(b"late data");
+        drop(file);
         tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(lab.pool.idle_bytes(), 0, "the kernel may still write there");
+        // Buffers taken meanwhile are not the one that is lent.
+        let others: Vec<_> = (0..8).map(|_| InBuf::copied(&lab.pool, &[7; 4096])).collect();
+        assert!(late.is_asked());
+
+        late.go_on();
+        wait_until("given back", || lab.pool.idle_bytes() == 4096).await;
         assert!(others.iter().all(|buffer| buffer.to_vec() == [7; 4096]));
+    });
+}
+
+#[test]
+fn a_write_whose_writer_is_gone_still_happens_with_its_data() {
+    on_both_engines(async |lab: Lab| {
+        let late = LateFile::new();
+        let file = late.open();
+        assert_eq!(lab.write(&file, 0, &[1; 4096]).await.unwrap(), 4096);
+
+        late.hold();
+        let data = InBuf::copied(&lab.pool, &pattern(4096));
+        let mut write = Box::pin(pwritev2(&file, data, WriteAt::Offset(4096)));
+        until_in_flight(&late, write.as_mut()).await;
+        drop(write);
+        drop(file);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let _others: Vec<_> = (0..8).map(|_| InBuf::copied(&lab.pool, &[7; 4096])).collect();
+        assert_eq!(late.written(), [1; 4096]);
+
+        late.go_on();
+        wait_until("written", || late.written() == pattern(4096)).await;
+        wait_until("given back", || lab.pool.idle_bytes() == 4096).await;
     });
 }
 
