@@ -18,28 +18,36 @@ where
     T: Future<Output = tempfile::TempDir>,
 {
     for inode_file_handles in [InodeFileHandles::Never, InodeFileHandles::Prefer] {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config { inode_file_handles, ..Config::default() };
-        let root = fs::File::open(dir.path()).unwrap();
-        let session =
-            Session::new(Passthrough::new(root.into(), config).unwrap(), Limits::default());
-        let client = TestClient::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let server = serve(client.transport(16), &session);
-            let test = async {
-                client.init().await.unwrap();
-                let dir = test(client.clone(), dir).await;
-                client.hang_up();
-                dir
-            };
-            let (served, _dir) = futures::join!(server, test);
-            served.unwrap();
-        });
-        let held = session.stats().held;
-        assert_eq!((held.inodes, held.lookups, held.handles, held.locks), (1, 0, 0, 0));
-        assert_eq!(client.violations(), Vec::<&str>::new());
+        serving_by(inode_file_handles, &test);
     }
+}
+
+/// The same in one of them.
+fn serving_by<F, T>(inode_file_handles: InodeFileHandles, test: F)
+where
+    F: Fn(TestClient, tempfile::TempDir) -> T,
+    T: Future<Output = tempfile::TempDir>,
+{
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { inode_file_handles, ..Config::default() };
+    let root = fs::File::open(dir.path()).unwrap();
+    let session = Session::new(Passthrough::new(root.into(), config).unwrap(), Limits::default());
+    let client = TestClient::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = serve(client.transport(16), &session);
+        let test = async {
+            client.init().await.unwrap();
+            let dir = test(client.clone(), dir).await;
+            client.hang_up();
+            dir
+        };
+        let (served, _dir) = futures::join!(server, test);
+        served.unwrap();
+    });
+    let held = session.stats().held;
+    assert_eq!((held.inodes, held.lookups, held.handles, held.locks), (1, 0, 0, 0));
+    assert_eq!(client.violations(), Vec::<&str>::new());
 }
 
 #[test]
@@ -133,16 +141,26 @@ fn a_forgotten_file_is_unknown_and_another_one_does_not_get_its_number() {
 
 #[test]
 fn an_exported_file_keeps_its_number_when_it_was_forgotten() {
-    serving(|client, dir| async move {
+    serving_by(InodeFileHandles::Prefer, |client, dir| async move {
         fs::write(dir.path().join("file"), "").unwrap();
         let first = client.lookup(NodeId::ROOT, "file").await.unwrap();
         client.forget(NodeId(first.nodeid), 1).await;
-        // Only files that are held by handle can be asked for so.
-        if let Ok(again) = client.lookup(NodeId(first.nodeid), ".").await {
-            assert_eq!((again.nodeid, again.generation), (first.nodeid, first.generation));
-            let by_name = client.lookup(NodeId::ROOT, "file").await.unwrap();
-            assert_eq!(by_name.nodeid, first.nodeid);
-        }
+        let again = client.lookup(NodeId(first.nodeid), ".").await.unwrap();
+        assert_eq!((again.nodeid, again.generation), (first.nodeid, first.generation));
+        let by_name = client.lookup(NodeId::ROOT, "file").await.unwrap();
+        assert_eq!(by_name.nodeid, first.nodeid);
+        dir
+    });
+}
+
+#[test]
+fn a_forgotten_file_that_was_held_by_a_descriptor_is_stale() {
+    serving_by(InodeFileHandles::Never, |client, dir| async move {
+        fs::write(dir.path().join("file"), "").unwrap();
+        let first = client.lookup(NodeId::ROOT, "file").await.unwrap();
+        client.forget(NodeId(first.nodeid), 1).await;
+        let again = client.lookup(NodeId(first.nodeid), ".").await;
+        assert_eq!(again.unwrap_err(), Errno::ESTALE);
         dir
     });
 }

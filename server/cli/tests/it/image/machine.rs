@@ -163,10 +163,11 @@ fn a_machine_cannot_write_a_read_only_image() {
     let mut mount = device.mount();
     let client = mount.client();
     let node = client.lookup(ROOT, b"image").unwrap().nodeid;
-    if let Ok(open) = client.open(node, libc::O_RDWR as u32) {
-        let written = client.write(node, open.fh, 0, &[6; 4096]);
-        assert_eq!(errno(written), Some(Errno::ACCESS.raw_os_error()));
-    }
+    let opened = client.open(node, libc::O_RDWR as u32);
+    assert_eq!(errno(opened), Some(Errno::ACCESS.raw_os_error()));
+    let open = client.open(node, libc::O_RDONLY as u32).unwrap();
+    let written = client.write(node, open.fh, 0, &[6; 4096]);
+    assert_eq!(errno(written), Some(Errno::ACCESS.raw_os_error()));
     let size = SetattrIn { valid: 1 << 3, size: 0, ..SetattrIn::default() };
     assert_eq!(errno(client.setattr(node, size)), Some(Errno::ACCESS.raw_os_error()));
     mount.unmount().unwrap();

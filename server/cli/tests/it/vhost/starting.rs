@@ -200,6 +200,7 @@ fn a_socket_is_for_its_owner_or_group_from_its_first_moment() {
         });
         let device = Device::at(place, more);
         let modes = watcher.join().unwrap();
+        assert_eq!(modes.last(), Some(&mode), "the watcher saw no socket");
         assert!(modes.iter().all(|seen| [0o600, mode].contains(seen)), "{modes:?}");
         let metadata = fs::symlink_metadata(&socket).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, mode);
