@@ -1,44 +1,55 @@
 //! One slow request beside a hot loop: neither waits for the other.
 
 use std::{
+    collections::VecDeque,
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use fsrv::{
-    Context, FileSystem, Limits, NodeId, Result, Session, abi::*, op::*, serve, testing::*,
+    Context, Errno, FileSystem, Limits, NodeId, Result, Session, abi::*, op::*, serve, testing::*,
 };
 use fsrv_transport::{
     io::{Cost, Engine, File, preadv2, run},
     mem::Filled,
-    worker::{Worker, probe_ring},
+    testing::engines,
+    worker::Worker,
 };
+use tokio::time::timeout;
 
-/// Requests of the hot loop.
-const HOT: usize = 100_000;
-
-/// How many of them are in flight.
+/// How many requests of the hot loop are in flight.
 const IN_FLIGHT: usize = 8;
 
-/// What a slow call takes.
-const SLOW: Duration = Duration::from_millis(50);
+/// How many of them a slow call lets be answered before it ends: a worker that is stopped by the call answers none.
+const OTHERS: u64 = 1_000;
 
-/// What the slow request may take in all.
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the quickest of some slow requests may take in all.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// Answers STATFS at once; reads from the disk; unlinks slowly, which shows with the first call.
+/// How many are tried: others may use this machine.
+const TRIES: usize = 10;
+
+/// Answers STATFS at once; reads from the disk; FSYNC and UNLINK end when others were served meanwhile.
 struct Slow {
     file: File,
     waits: Arc<Cost>,
     unlinks: Arc<Cost>,
+    answered: Arc<AtomicU64>,
 }
 
 impl FileSystem for Slow {
     async fn statfs(&self, _: &Context, _: GetStatFs) -> Result<fsrv::types::StatFs> {
+        self.answered.fetch_add(1, Ordering::Relaxed);
         Ok(fsrv::types::StatFs::default())
     }
 
@@ -47,23 +58,39 @@ impl FileSystem for Slow {
     }
 
     async fn fsync(&self, _: &Context, _: Fsync) -> Result<()> {
-        Ok(run(&self.waits, || thread::sleep(SLOW)).await?)
+        let answered = self.answered.clone();
+        run(&self.waits, move || others_are_served(&answered)).await?
     }
 
     async fn unlink(&self, _: &Context, _: Unlink<'_>) -> Result<()> {
-        Ok(run(&self.unlinks, || thread::sleep(SLOW)).await?)
+        let answered = self.answered.clone();
+        run(&self.unlinks, move || others_are_served(&answered)).await?
     }
+}
+
+/// Blocks its thread until the hot loop has got [`OTHERS`] answers.
+fn others_are_served(answered: &AtomicU64) -> Result<()> {
+    let enough = answered.load(Ordering::Relaxed) + OTHERS;
+    let deadline = Instant::now() + PATIENCE;
+    while answered.load(Ordering::Relaxed) < enough {
+        if Instant::now() > deadline {
+            return Err(Errno::EIO);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Serves `file` on a worker with `engine`, and runs `test` against it on this thread.
 fn serve_slow(engine: Engine, file: &Path, test: impl AsyncFnOnce(&TestClient)) -> Served {
     let fd = OpenOptions::new().read(true).custom_flags(0o40000).open(file).unwrap();
     let unlinks = Arc::new(Cost::quick());
-    unlinks.record(SLOW);
+    unlinks.record(Duration::from_millis(50));
     let fs = Slow {
         file: File::new(fd.into(), Arc::new(Cost::quick())).unwrap(),
         waits: Arc::new(Cost::waits()),
         unlinks,
+        answered: Arc::default(),
     };
     let session = Arc::new(Session::new(fs, Limits::default()));
     let client = TestClient::new();
@@ -83,40 +110,40 @@ fn serve_slow(engine: Engine, file: &Path, test: impl AsyncFnOnce(&TestClient)) 
 
 type Served = Arc<Session<Slow>>;
 
-/// Keeps the worker busy: returns how long the whole loop took.
-async fn hot_loop(client: &TestClient) -> Duration {
-    let start = Instant::now();
-    let mut in_flight = std::collections::VecDeque::new();
-    for _ in 0..HOT {
+/// Keeps the worker busy until `done`. Returns how many requests that were.
+async fn hot_loop(client: &TestClient, done: &AtomicBool) -> u64 {
+    let mut in_flight = VecDeque::new();
+    let mut sent = 0;
+    while !done.load(Ordering::Relaxed) {
         if in_flight.len() == IN_FLIGHT {
             let asked: Asked = in_flight.pop_front().expect("some");
             asked.reply().await.unwrap();
         }
         in_flight.push_back(client.send(ask(17, NodeId(1))));
+        sent += 1;
     }
     for asked in in_flight {
         asked.reply().await.unwrap();
     }
-    start.elapsed()
+    sent
 }
 
-/// Sends `call` when the hot loop is under way. Returns how long the loop took, and the call.
-async fn beside_the_loop(client: &TestClient, call: Call) -> (Duration, Duration) {
+/// Sends `call` while the hot loop runs, which ends with it. Returns how long the call took, and the loop's requests.
+async fn beside_the_loop(client: &TestClient, call: Call) -> (Duration, u64) {
+    let done = Arc::new(AtomicBool::new(false));
     // From a thread of its own: the loop may never wait, and then nothing else here would run.
-    let slow_client = client.clone();
+    let (slow_client, ended) = (client.clone(), done.clone());
     let slow = thread::spawn(move || {
         thread::sleep(Duration::from_millis(10));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let start = Instant::now();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(slow_client.request(call)).unwrap();
+        let reply = runtime.block_on(async { timeout(PATIENCE, slow_client.request(call)).await });
+        ended.store(true, Ordering::Relaxed);
+        reply.expect("no answer beside a hot loop").expect("a stopped worker");
         start.elapsed()
     });
-    (hot_loop(client).await, slow.join().unwrap())
-}
-
-fn engines() -> Vec<Engine> {
-    let ring = probe_ring().is_ok().then_some(Engine::Uring);
-    [Engine::Threads].into_iter().chain(ring).collect()
+    let sent = hot_loop(client, &done).await;
+    (slow.join().unwrap(), sent)
 }
 
 /// One at a time: a hot loop takes two CPUs.
@@ -130,46 +157,46 @@ fn with_file(test: impl Fn(Engine, &Path)) {
     engines().into_iter().for_each(|engine| test(engine, &path));
 }
 
-/// A request of `call` is slow, and the loop beside it is not.
+/// Requests of `call` are answered while the loop beside them is.
 fn assert_beside(engine: Engine, file: &Path, call: &Call) -> Served {
     serve_slow(engine, file, async |client| {
-        let alone = hot_loop(client).await;
-        let (beside, took) = beside_the_loop(client, call.clone()).await;
-        println!("{engine}: hot alone {alone:?}, beside {beside:?}; slow {took:?}");
-        assert!(took < BOUND, "{engine}: the slow request took {took:?}");
-        // Other tests may run at the same time.
-        assert!(beside < alone * 3 + SLOW, "{engine}: the loop took {beside:?}, alone {alone:?}");
+        let mut quickest = Duration::MAX;
+        for _ in 0..TRIES {
+            let (took, sent) = beside_the_loop(client, call.clone()).await;
+            println!("{engine}: {took:?} beside {sent} requests");
+            quickest = quickest.min(took);
+        }
+        assert!(quickest < BOUND, "{engine}: the slow request took {quickest:?}");
     })
 }
 
 #[test]
-fn a_cold_read_completes_beside_a_hot_loop_and_does_not_slow_it() {
+fn a_cold_read_completes_beside_a_hot_loop_and_off_its_thread() {
     with_file(|engine, file| {
         let arg = fuse_read_in { size: 4096, offset: 65_536, ..Default::default() };
-        let session = assert_beside(engine, file, &ask(15, NodeId(1)).arg(&arg).room(4096));
-        let stats = session.stats();
-        assert_eq!(stats.requests_for("statfs") as usize, 2 * HOT);
-        assert_eq!(stats.requests_for("read"), 1);
+        let stats = assert_beside(engine, file, &ask(15, NodeId(1)).arg(&arg).room(4096)).stats();
+        let tries = TRIES as u64;
+        assert_eq!(stats.requests_for("read"), tries);
         match engine {
-            Engine::Uring => assert_eq!((stats.inline, stats.ring, stats.pool), (0, 1, 0)),
-            Engine::Threads => assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, 1)),
+            Engine::Uring => assert_eq!((stats.inline, stats.ring, stats.pool), (0, tries, 0)),
+            Engine::Threads => assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, tries)),
         }
     });
 }
 
 #[test]
-fn a_call_that_waits_completes_beside_a_hot_loop_and_does_not_slow_it() {
+fn a_call_that_waits_completes_beside_a_hot_loop_and_does_not_stop_it() {
     with_file(|engine, file| {
         let call = ask(20, NodeId(1)).arg(&fuse_fsync_in::default());
         let stats = assert_beside(engine, file, &call).stats();
-        assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, 1));
+        assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, TRIES as u64));
     });
 }
 
 #[test]
-fn an_unlink_known_to_be_slow_completes_beside_a_hot_loop_and_does_not_slow_it() {
+fn an_unlink_known_to_be_slow_completes_beside_a_hot_loop_and_does_not_stop_it() {
     with_file(|engine, file| {
         let stats = assert_beside(engine, file, &ask(10, NodeId(1)).name("huge")).stats();
-        assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, 1));
+        assert_eq!((stats.inline, stats.ring, stats.pool), (0, 0, TRIES as u64));
     });
 }
