@@ -16,7 +16,7 @@ use crate::{
     config::{CachePolicy, Config},
     inode::Inode,
     mutex::lock,
-    ops::{attr, create, data, dir, lock, lookup, name, open, space, xattr},
+    ops::{attr, create, data, dir, ioctl, lock, lookup, name, open, space, xattr},
     prune::Pruner,
     shared::{SetupError, Shared},
 };
@@ -265,6 +265,10 @@ impl FileSystem for Passthrough {
 
     async fn setlk(&self, cx: &Context, op: SetLk) -> Result<()> {
         lock::setlk(self, cx, op).await
+    }
+
+    async fn ioctl(&self, cx: &Context, op: Ioctl<'_>) -> Result<Ioctled> {
+        ioctl::ioctl(self, cx, op).await
     }
 
     /// The client's kernel decides (`default_permissions`) and does not ask.

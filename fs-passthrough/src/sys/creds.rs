@@ -98,13 +98,19 @@ pub(crate) fn acts_for_others() -> bool {
 
 /// Runs `change` with CAP_FSETID, where the server has it: suid and sgid stay.
 pub(crate) fn keeping_suid<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    raising(CapabilitySet::FSETID, change)
+}
+
+/// Runs `change` with one capability more, where the server may have it.
+pub(crate) fn raising<T>(
+    capability: CapabilitySet,
+    change: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
     let Ok(sets) = capabilities(None) else { return change() };
-    if !sets.permitted.contains(CapabilitySet::FSETID)
-        || sets.effective.contains(CapabilitySet::FSETID)
-    {
+    if !sets.permitted.contains(capability) || sets.effective.contains(capability) {
         return change();
     }
-    let effective = sets.effective | CapabilitySet::FSETID;
+    let effective = sets.effective | capability;
     set_capabilities(None, CapabilitySets { effective, ..sets })?;
     let _back = OnDrop(move || {
         if set_capabilities(None, sets).is_err() {

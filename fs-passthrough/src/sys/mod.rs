@@ -6,11 +6,13 @@
 
 pub(crate) mod creds;
 pub(crate) mod dirent;
+pub(crate) mod file_flags;
 pub(crate) mod handle;
 pub(crate) mod lock;
 pub(crate) mod meta;
 pub(crate) mod open;
 pub(crate) mod stat;
+pub(crate) mod verity;
 pub(crate) mod xattr;
 
 use std::io;

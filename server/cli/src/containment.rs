@@ -43,15 +43,6 @@ pub(crate) enum Serving {
     Image,
 }
 
-impl Serving {
-    fn needed(self) -> CapabilitySet {
-        match self {
-            Self::Directory => FOR_DIRECTORY,
-            Self::Image => CapabilitySet::empty(),
-        }
-    }
-}
-
 /// What has to be done later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Later {
@@ -63,12 +54,20 @@ pub(crate) enum Later {
     RunUnmount,
 }
 
-impl Later {
-    fn needed(self) -> CapabilitySet {
-        match self {
-            Self::Serve => CapabilitySet::empty(),
-            Self::Unmount | Self::RunUnmount => CapabilitySet::SYS_ADMIN,
-        }
+/// What is permitted, and not effective: it is raised around the one call that needs it.
+const RAISED: CapabilitySet = CapabilitySet::LINUX_IMMUTABLE;
+
+/// The capabilities that it takes.
+fn needed(serving: Serving, later: Later) -> CapabilitySet {
+    let to_serve = match (serving, later) {
+        // At a mount point, `chattr +i` is for who is root on this host. A guest's root is not.
+        (Serving::Directory, Later::Unmount) => FOR_DIRECTORY.union(RAISED),
+        (Serving::Directory, _) => FOR_DIRECTORY,
+        (Serving::Image, _) => CapabilitySet::empty(),
+    };
+    match later {
+        Later::Serve => to_serve,
+        Later::Unmount | Later::RunUnmount => to_serve.union(CapabilitySet::SYS_ADMIN),
     }
 }
 
@@ -91,7 +90,7 @@ pub(crate) fn can_open_by_handle() -> bool {
 /// # Errors
 /// When the kernel refuses to take something away.
 pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
-    let needed = serving.needed().union(later.needed());
+    let needed = needed(serving, later);
     let sets = capabilities(None).context("cannot read the capabilities")?;
     let groups = give_up_groups(sets.effective).context("cannot give up the groups")?;
     if sets.effective.contains(CapabilitySet::SETPCAP) {
@@ -101,7 +100,8 @@ pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
     }
     let kept = sets.permitted & needed;
     let inheritable = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
+    let effective = kept - RAISED;
+    set_capabilities(None, CapabilitySets { effective, permitted: kept, inheritable })
         .context("cannot drop capabilities")?;
     let no_new_privs = later != Later::RunUnmount;
     if no_new_privs {
@@ -174,7 +174,7 @@ mod tests {
     fn what_is_not_needed_is_gone_for_the_thread_and_its_children() {
         // A thread of its own: the other tests keep what they have.
         for (serving, later, count) in [
-            (Serving::Directory, Later::Unmount, "10 capabilities (sys"),
+            (Serving::Directory, Later::Unmount, "11 capabilities (sys"),
             (Serving::Directory, Later::Serve, "9 capabilities"),
             (Serving::Image, Later::Unmount, "1 capability (sys"),
             (Serving::Image, Later::Serve, "no capabilities"),
@@ -189,8 +189,9 @@ mod tests {
                 thread::spawn(look).join().unwrap()
             });
             let (contained, sets, no_new_privs) = contained.join().unwrap();
-            let needed = serving.needed().union(later.needed());
+            let needed = needed(serving, later);
             assert!(needed.contains(sets.permitted) && sets.inheritable.is_empty());
+            assert!(!sets.effective.intersects(RAISED));
             let is_directory = serving == Serving::Directory;
             assert_eq!(sets.effective.contains(CapabilitySet::SETFCAP), is_directory);
             assert!(no_new_privs);

@@ -57,6 +57,14 @@ macro_rules! forward {
             }
         }
     };
+    // Flags of files can be read; whatever else there is might change something.
+    (@changes Ioctl $request:ident <$r:lifetime>) => {
+        impl<$r> Changes for $request<$r> {
+            fn changes(&self) -> bool {
+                !self.reads_flags()
+            }
+        }
+    };
     (@changes $name:ident $request:ident $(<$r:lifetime>)?) => {
         impl $(<$r>)? Changes for $request $(<$r>)? {
             fn changes(&self) -> bool {

@@ -3,6 +3,7 @@
 mod args;
 mod decode;
 mod dir;
+mod effect;
 mod reply;
 mod request;
 mod table;

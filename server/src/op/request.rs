@@ -484,19 +484,3 @@ pub enum SetTime {
     /// This.
     At(Timestamp),
 }
-
-impl Open {
-    /// Whether this open changes the file.
-    pub fn truncates(&self) -> bool {
-        self.flags & O_TRUNC != 0
-    }
-
-    /// Whether the handle may be written to.
-    pub fn writes(&self) -> bool {
-        self.flags & O_ACCMODE != O_RDONLY
-    }
-}
-
-const O_RDONLY: u32 = 0;
-const O_ACCMODE: u32 = 3;
-const O_TRUNC: u32 = 0o1000;

@@ -40,3 +40,13 @@ fn an_open_is_refused_when_it_could_change_the_file() {
         assert_eq!(Wire::new(ReadOnly(Sample)).errno(&call), expected, "flags {flags:#o}");
     }
 }
+
+#[test]
+fn flags_of_files_can_be_read_and_not_changed() {
+    let (get, get_extended, set, unknown) = (0x8008_6601, 0x801c_581f, 0x4008_6602, 0x5401);
+    for (cmd, expected) in [(get, 0), (get_extended, 0), (set, EROFS), (unknown, EROFS)] {
+        let arg = fuse_ioctl_in { fh: 1, cmd, out_size: 28, ..Default::default() };
+        let call = ask(39, NodeId(1)).arg(&arg).room(28);
+        assert_eq!(Wire::new(ReadOnly(Sample)).errno(&call), expected, "command {cmd:#x}");
+    }
+}

@@ -6,6 +6,7 @@ mod directories;
 pub(crate) mod embedded;
 mod exported;
 mod files;
+mod flags;
 mod kill;
 mod limits;
 mod locks;
