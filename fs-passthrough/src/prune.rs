@@ -11,6 +11,7 @@ use std::{
 };
 
 use fsrv::notify::Client;
+use fsrv_transport::io::start_thread;
 
 use crate::shared::Shared;
 
@@ -28,7 +29,7 @@ pub(crate) struct Pruner {
 impl Pruner {
     pub(crate) fn start(shared: Weak<Shared>, client: Client) -> io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        thread::Builder::new().name("fsrv-prune".into()).spawn(move || {
+        start_thread("fsrv-prune", move || {
             while woken.recv().is_ok() {
                 let Some(shared) = shared.upgrade() else { break };
                 let nodes = shared.inodes.held_by_fd(BATCH);

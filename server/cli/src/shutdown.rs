@@ -2,11 +2,8 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use fsrv_transport::fuse_dev::Mount;
-use tokio::{
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use fsrv_transport::{fuse_dev::Mount, io::Pool};
+use tokio::time::{sleep, timeout};
 
 use crate::signals::Signals;
 
@@ -28,13 +25,20 @@ pub(crate) enum End {
     Detached,
 }
 
-/// Unmounts, at the latest after five seconds or at the next signal by detaching.
+/// Threads for unmounting, which may wait for the server, and for writing back.
+pub(crate) const THREADS: usize = 2;
+
+/// Unmounts, at the latest after five seconds or at the next signal by detaching. What waits does so on `threads`.
 ///
 /// # Errors
 /// When the mount is still there.
-pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Result<End> {
+pub(crate) async fn unmount(
+    mount: &Arc<Mount>,
+    threads: &Pool,
+    signals: &mut Signals,
+) -> io::Result<End> {
     let why = tokio::select! {
-        result = unmount_when_idle(mount) => match result {
+        result = unmount_when_idle(mount, threads) => match result {
             Ok(()) => return Ok(End::Unmounted),
             Err(error) => error.to_string(),
         },
@@ -48,12 +52,12 @@ pub(crate) async fn unmount(mount: &Arc<Mount>, signals: &mut Signals) -> io::Re
 
 /// # Errors
 /// Why it could not be unmounted in time.
-async fn unmount_when_idle(mount: &Arc<Mount>) -> io::Result<()> {
+async fn unmount_when_idle(mount: &Arc<Mount>, threads: &Pool) -> io::Result<()> {
     let in_time = timeout(BUSY_LIMIT, async {
         let mut said = false;
         loop {
             // It may wait for the server, which may hang: on a thread that is left behind then.
-            match on_thread(mount, Mount::unmount).await {
+            match on_thread(mount, threads, Mount::unmount).await {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
                 result => return result,
             }
@@ -68,7 +72,7 @@ async fn unmount_when_idle(mount: &Arc<Mount>) -> io::Result<()> {
         Ok(result) => result,
         Err(_) => {
             // Who holds the mount may not have called fsync yet.
-            let _ = timeout(FLUSH_LIMIT, on_thread(mount, Mount::sync)).await;
+            let _ = timeout(FLUSH_LIMIT, on_thread(mount, threads, Mount::sync)).await;
             Err(io::Error::new(io::ErrorKind::TimedOut, "processes still use it"))
         }
     }
@@ -76,8 +80,9 @@ async fn unmount_when_idle(mount: &Arc<Mount>) -> io::Result<()> {
 
 async fn on_thread(
     mount: &Arc<Mount>,
+    threads: &Pool,
     call: impl FnOnce(&Mount) -> io::Result<()> + Send + 'static,
 ) -> io::Result<()> {
     let mount = mount.clone();
-    spawn_blocking(move || call(&mount)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    threads.run(move || call(&mount)).await?
 }

@@ -39,13 +39,24 @@ impl Pool {
         Arc::new(Self(Arc::new(Shared::new(max_threads.max(1), prepare))))
     }
 
-    /// The threads of a worker. The first is there from the start, and stays.
+    /// As [`Pool::new`]. The first thread is there from the start, and stays.
     ///
     /// # Errors
     /// When it cannot be had.
+    pub fn ready(max_threads: usize) -> io::Result<Arc<Self>> {
+        Self::started(Shared::new(max_threads, || Ok(())))
+    }
+
+    /// The threads of a worker.
+    ///
+    /// # Errors
+    /// When the first cannot be had, which stays.
     pub(crate) fn of_worker() -> io::Result<Arc<Self>> {
-        let shared = Shared { kept: 1, ..Shared::inline(OF_WORKER) };
-        let pool = Self(Arc::new(shared));
+        Self::started(Shared::inline(OF_WORKER))
+    }
+
+    fn started(shared: Shared) -> io::Result<Arc<Self>> {
+        let pool = Self(Arc::new(Shared { kept: 1, ..shared }));
         pool.0.start_thread(&mut pool.0.lock())?;
         Ok(Arc::new(pool))
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use fsrv_transport::fuse_dev;
+use fsrv_transport::{fuse_dev, io::name_limits};
 
 pub(crate) use background::Background;
 
@@ -81,7 +81,7 @@ fn start_server(words: &[OsString]) -> Result<bool> {
     let (mut mounted, theirs) = pipe().context("cannot start the server")?;
     let mut server = process::Command::new("/proc/self/exe");
     server.arg0(&words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(theirs);
-    let mut child = server.spawn().context("cannot start the server")?;
+    let mut child = server.spawn().map_err(name_limits).context("cannot start the server")?;
     // Only the server may keep the pipe open.
     drop(server);
     let mut word = [0; 1];

@@ -1,20 +1,29 @@
 //! A directory or an image at a mount point.
 
-use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use fsrv::{FileSystem, Limits, Session, layer::ReadOnly};
 use fsrv_passthrough::prepare_worker;
 use fsrv_transport::{
     fuse_dev::{Device, FuseTransport, Mount, MountOptions, mount},
-    io::Engine,
+    io::{self as file_io, Engine},
     mem::Pool,
     worker::Worker,
 };
 use rustix::process::geteuid;
 use tokio::{
     runtime::Runtime,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
     time::timeout,
 };
 
@@ -135,22 +144,25 @@ impl Server<'_> {
             // Nobody waits for a second beginning.
             let _ = began.send(());
         });
-        self.prepared.log();
         let engine = self.prepared.engine.engine;
+        // It has to be there when the mount is to go.
+        let threads = file_io::Pool::ready(shutdown::THREADS).context("cannot start")?;
         let mut workers = Workers::start(session, clones, engine, self.prepare_worker)?;
+        self.prepared.log();
+        workers.serve();
         tokio::select! {
             biased;
             _ = begun.recv() => if let Some(background) = self.background.take() {
                 background.mounted()?;
             },
             () = workers.one_ended() => {}
-            () = signals.next() => return stop(workers, &mount, &mut signals).await,
+            () = signals.next() => return stop(workers, &mount, &threads, &mut signals).await,
         }
         tokio::select! {
             () = workers.one_ended() => {}
             () = signals.next() => {}
         }
-        stop(workers, &mount, &mut signals).await
+        stop(workers, &mount, &threads, &mut signals).await
     }
 
     /// A descriptor for each worker, all of them opened before anything is served.
@@ -165,8 +177,13 @@ impl Server<'_> {
 }
 
 /// Unmounts, unless that is done already, and lets the workers end.
-async fn stop(mut workers: Workers, mount: &Arc<Mount>, signals: &mut Signals) -> Result<()> {
-    let end = shutdown::unmount(mount, signals)
+async fn stop(
+    mut workers: Workers,
+    mount: &Arc<Mount>,
+    threads: &file_io::Pool,
+    signals: &mut Signals,
+) -> Result<()> {
+    let end = shutdown::unmount(mount, threads, signals)
         .await
         .with_context(|| format!("cannot unmount {}", mount.path().display()))?;
     let limit = match end {
@@ -187,9 +204,15 @@ struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
     /// One message from each that ended.
     ended: UnboundedReceiver<()>,
+    /// What they wait for before they serve. Without it they end.
+    go: watch::Sender<()>,
 }
 
 impl Workers {
+    /// Starts a worker for each of `devices`. They wait for [`Workers::serve`].
+    ///
+    /// # Errors
+    /// Why one of them cannot serve.
     fn start<F: FileSystem + 'static>(
         session: Session<F>,
         devices: Vec<(usize, Device)>,
@@ -198,19 +221,39 @@ impl Workers {
     ) -> Result<Self> {
         let session = Arc::new(session);
         let (sender, ended) = unbounded_channel();
+        let (began, begun) = mpsc::channel();
+        let (go, going) = watch::channel(());
         let mut threads = Vec::new();
         for (index, (cpu, device)) in devices.into_iter().enumerate() {
             let (session, end) = (session.clone(), End(sender.clone()));
+            let (began, mut going) = (began.clone(), going.clone());
             let worker = Worker { name: format!("fsrv-{index}"), cpu: Some(cpu), engine };
             let main = move || async move {
                 let _end = end;
+                let told = began.send(());
+                drop(began);
+                if told.is_err() || going.changed().await.is_err() {
+                    // Another one cannot.
+                    return Ok(());
+                }
                 let config = session.transport_config();
                 let transport = FuseTransport::new(device, config, Pool::new())?;
                 fsrv::serve(transport, &*session).await
             };
             threads.push(worker.spawn(prepare, main).context("cannot start a worker")?);
         }
-        Ok(Self { threads, ended })
+        drop(began);
+        if threads.iter().any(|_| begun.recv().is_err()) {
+            drop(go);
+            join(threads, "cannot start a worker")?;
+            bail!("a worker ended at once");
+        }
+        Ok(Self { threads, ended, go })
+    }
+
+    fn serve(&self) {
+        // Those that ended say why when they are joined.
+        let _ = self.go.send(());
     }
 
     /// # Cancel safety
@@ -226,12 +269,16 @@ impl Workers {
     /// # Errors
     /// Why the first worker that failed did so.
     fn join(self) -> Result<()> {
-        for thread in self.threads {
-            let result = thread.join().map_err(|_| anyhow!("a worker panicked"))?;
-            result.context("a worker failed")?;
-        }
-        Ok(())
+        join(self.threads, "a worker failed")
     }
+}
+
+fn join(threads: Vec<JoinHandle<io::Result<()>>>, failed: &'static str) -> Result<()> {
+    for thread in threads {
+        let result = thread.join().map_err(|_| anyhow!("a worker panicked"))?;
+        result.context(failed)?;
+    }
+    Ok(())
 }
 
 /// Tells of the end of a worker, however it comes.
@@ -343,10 +390,12 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut signals = Signals::catch().unwrap();
+            let threads = file_io::Pool::ready(shutdown::THREADS).unwrap();
             let session = Session::new(Stuck, Limits::default());
             let workers =
                 Workers::start(session, vec![(0, device)], Engine::Threads, prepare_worker)
                     .unwrap();
+            workers.serve();
             let client = thread::spawn({
                 let path = dir.path().to_owned();
                 move || fs::metadata(path)
@@ -355,7 +404,7 @@ mod tests {
             // The second signal, so that the test need not wait for the first one's patience.
             kill_process(getpid(), Signal::TERM).unwrap();
             let start = Instant::now();
-            stop(workers, &mount, &mut signals).await.unwrap();
+            stop(workers, &mount, &threads, &mut signals).await.unwrap();
             assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
             client.join().unwrap().expect_err("the mount is gone");
         });

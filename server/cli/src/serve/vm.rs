@@ -16,6 +16,7 @@ use fsrv::{
 };
 use fsrv_passthrough::prepare_worker;
 use fsrv_transport::{
+    io::start_thread,
     mem::survive_truncation,
     vhost_user::{Closer, FrontEnd, Listener, serve_front_end},
 };
@@ -121,18 +122,10 @@ impl Server<'_> {
         let workers =
             Workers { count: cpus, engine: prepared.engine.engine, prepare: self.prepare_worker };
         let queues = Arc::new(Queues::start(&workers).await.context("cannot start the workers")?);
-        prepared.log();
         let place = match &args.vhost_user {
             Some(socket) => socket.display().to_string(),
             None => format!("the inherited socket {}", args.fd.unwrap_or_default()),
         };
-        report::say(format_args!(
-            "serving {} at {place}: tag {}, {}, {}; {contained}",
-            prepared.path.display(),
-            args.tag,
-            count(request_queues, "queue"),
-            prepared.manner(cpus),
-        ));
         let config = ConfigSpace { tag: args.tag, request_queues: request_queues as u16 };
         let front_ends = Arc::new(FrontEnds {
             listener,
@@ -143,6 +136,14 @@ impl Server<'_> {
             current: Mutex::default(),
         });
         let control = front_ends.clone().start(fs)?;
+        prepared.log();
+        report::say(format_args!(
+            "serving {} at {place}: tag {}, {}, {}; {contained}",
+            prepared.path.display(),
+            args.tag,
+            count(request_queues, "queue"),
+            prepared.manner(cpus),
+        ));
         let result = until_end(&front_ends, &mut signals, control).await;
         // The control thread may hold the listener when the process exits.
         front_ends.listener.remove();
@@ -191,10 +192,7 @@ impl FrontEnds {
             // The main thread may have given up.
             let _ = ended.send(self.serve_all(fs));
         };
-        thread::Builder::new()
-            .name("fsrv-control".into())
-            .spawn(control)
-            .context("cannot start the control thread")?;
+        start_thread("fsrv-control", control).context("cannot start the control thread")?;
         Ok(end)
     }
 

@@ -7,6 +7,7 @@ mod fstab;
 mod image;
 mod lifecycle;
 mod mount;
+mod no_threads;
 mod property;
 mod seeds;
 mod semantics;
