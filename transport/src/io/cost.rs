@@ -2,8 +2,11 @@
 
 use std::{
     os::fd::AsFd,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use super::HostMount;
@@ -16,55 +19,174 @@ const BOUND: u32 = 100_000;
 /// thread not faster.
 const WRITE_BOUND: u32 = 1_000_000;
 
-/// The most that one sample counts, in bounds: a single slow call moves the next dozen to the pool, not
+/// The most that one sample counts in the mean, in bounds: a single slow call moves the next dozen to the pool, not
 /// the next thousand.
 const CAP: u32 = 32;
 
-/// A mean that stays.
-const WAITS: u32 = u32::MAX;
+/// A sample of more bounds than this is a stall. When one comes within `OFTEN` calls of the last, the operation stays
+/// away for a time: what is slow one time in twenty would come back each time.
+const STALL: u32 = 10;
+
+/// A busy machine takes the CPU from a call too, for a few milliseconds one time in hundreds. That tells nothing of the
+/// call.
+const OFTEN: u32 = 100;
+
+/// A stall of more bounds than this is one of the call, whatever came before.
+const LONG_STALL: u32 = 100;
+
+/// The first time to stay away, and the longest. It doubles with each stall that is met again, and halves with each
+/// `LONGEST` without one.
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The running cost of one kind of operation on one mount.
 #[derive(Debug)]
 pub struct Cost {
-    /// An exponential mean in nanoseconds, with a weight of 1/8 for the newest sample.
-    mean: AtomicU32,
+    recent: AtomicU64,
+    away: AtomicU64,
     bound: u32,
 }
 
 impl Cost {
     /// An operation that is expected to be quick, as on a local filesystem.
     pub const fn quick() -> Self {
-        Self { mean: AtomicU32::new(0), bound: BOUND }
+        Self::new(Recent::START, BOUND)
     }
 
     /// Writes that are expected to be quick.
     pub const fn quick_writes() -> Self {
-        Self { mean: AtomicU32::new(0), bound: WRITE_BOUND }
+        Self::new(Recent::START, WRITE_BOUND)
     }
 
     /// An operation that may wait for another machine or process at any time, however quick it was
     /// so far, as on a network or FUSE filesystem: never on the worker's own thread.
     pub const fn waits() -> Self {
-        Self { mean: AtomicU32::new(WAITS), bound: BOUND }
+        Self::new(Recent::WAITS, BOUND)
+    }
+
+    const fn new(recent: Recent, bound: u32) -> Self {
+        let away = Away { is_now: false, doublings: 0, until: 0 };
+        let (recent, away) = (AtomicU64::new(recent.pack()), AtomicU64::new(away.pack()));
+        Self { recent, away, bound }
     }
 
     /// Whether the next one may run on the worker's own thread.
     pub fn is_quick(&self) -> bool {
-        self.mean.load(Ordering::Relaxed) <= self.bound
+        self.is_quick_at(now)
     }
 
     /// Adds a sample.
     pub fn record(&self, took: Duration) {
-        let mean = self.mean.load(Ordering::Relaxed);
-        if mean == WAITS {
+        self.record_at(took, now);
+    }
+
+    /// The clock is read only while the operation stays away.
+    fn is_quick_at(&self, now: impl FnOnce() -> u64) -> bool {
+        let recent = Recent::unpack(self.recent.load(Ordering::Relaxed));
+        recent.mean <= self.bound && !self.is_away(now)
+    }
+
+    fn is_away(&self, now: impl FnOnce() -> u64) -> bool {
+        let packed = self.away.load(Ordering::Relaxed);
+        let away = Away::unpack(packed);
+        if !away.is_now || now() < away.until {
+            return away.is_now;
+        }
+        let back = Away { is_now: false, ..away }.pack();
+        // Unless another worker has met the next stall meanwhile.
+        let _ = self.away.compare_exchange(packed, back, Ordering::Relaxed, Ordering::Relaxed);
+        false
+    }
+
+    fn record_at(&self, took: Duration, now: impl FnOnce() -> u64) {
+        let recent = Recent::unpack(self.recent.load(Ordering::Relaxed));
+        if recent == Recent::WAITS {
             return;
         }
         let cap = CAP * self.bound;
-        let sample = u32::try_from(took.as_nanos()).unwrap_or(cap).min(cap);
-        let next = mean - mean.div_ceil(8) + sample / 8;
+        let nanos = took.as_nanos();
+        let sample = u32::try_from(nanos).unwrap_or(cap).min(cap);
+        let mean = recent.mean - recent.mean.div_ceil(8) + sample / 8;
+        let is_stall = sample > STALL * self.bound;
+        let calls = if is_stall { 0 } else { recent.calls.saturating_add(1) };
         // A sample lost to another worker's does no harm.
-        self.mean.store(next, Ordering::Relaxed);
+        self.recent.store(Recent { mean, calls }.pack(), Ordering::Relaxed);
+        let is_long = nanos > u128::from(LONG_STALL * self.bound);
+        if is_stall && (is_long || recent.calls < OFTEN) {
+            self.stay_away(now());
+        }
     }
+
+    #[cold]
+    fn stay_away(&self, now: u64) {
+        let longer = |packed| Some(Away::unpack(packed).after_a_stall(now).pack());
+        let _ = self.away.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer);
+    }
+}
+
+/// What the last calls were like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Recent {
+    /// An exponential mean in nanoseconds, with a weight of 1/8 for the newest sample.
+    mean: u32,
+    /// Calls since the last stall.
+    calls: u32,
+}
+
+impl Recent {
+    const START: Self = Self { mean: 0, calls: OFTEN };
+
+    /// A mean that stays.
+    const WAITS: Self = Self { mean: u32::MAX, calls: 0 };
+
+    const fn pack(self) -> u64 {
+        (self.mean as u64) << 32 | self.calls as u64
+    }
+
+    fn unpack(packed: u64) -> Self {
+        Self { mean: (packed >> 32) as u32, calls: packed as u32 }
+    }
+}
+
+/// How long an operation stays away.
+#[derive(Clone, Copy)]
+struct Away {
+    is_now: bool,
+    doublings: u8,
+    /// In milliseconds of the clock; 0 before the first time.
+    until: u64,
+}
+
+impl Away {
+    /// Also one that comes while the operation is away, on another thread: then it is as slow as it was.
+    fn after_a_stall(self, now: u64) -> Self {
+        let doublings = if self.until == 0 {
+            0
+        } else if now < self.until {
+            self.doublings
+        } else {
+            let quiet = (now - self.until) / LONGEST.as_millis() as u64;
+            u8::try_from(quiet).map_or(0, |quiet| (self.doublings + 1).saturating_sub(quiet))
+        };
+        let time = (FIRST * (1 << doublings)).min(LONGEST);
+        let doublings = if time == LONGEST { self.doublings } else { doublings };
+        Self { is_now: true, doublings, until: now + time.as_millis() as u64 }
+    }
+
+    const fn pack(self) -> u64 {
+        (self.is_now as u64) << 63 | (self.doublings as u64) << 56 | self.until
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let (is_now, doublings) = (packed >> 63 == 1, (packed >> 56 & 0x7f) as u8);
+        Self { is_now, doublings, until: packed & ((1 << 56) - 1) }
+    }
+}
+
+/// Milliseconds since something before the first call.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64 + 1
 }
 
 /// Whether calls on `file` may wait for another machine or process: those that take [`Cost::waits`]. Its filesystem is
@@ -77,16 +199,113 @@ pub fn may_wait(file: impl AsFd) -> bool {
 mod tests {
     use super::*;
 
+    const QUICK: Duration = Duration::from_micros(3);
+    const STALLED: Duration = Duration::from_millis(2);
+    const LONG: Duration = Duration::from_millis(50);
+
+    /// A cost, and a clock of its own in milliseconds.
+    struct Clocked(Cost, std::cell::Cell<u64>);
+
+    impl Clocked {
+        fn new(cost: Cost) -> Self {
+            Self(cost, 1000.into())
+        }
+
+        fn wait(&self, millis: u64) {
+            self.1.set(self.1.get() + millis);
+        }
+
+        fn is_quick(&self) -> bool {
+            self.0.is_quick_at(|| self.1.get())
+        }
+
+        fn record(&self, times: usize, took: Duration) {
+            (0..times).for_each(|_| self.0.record_at(took, || self.1.get()));
+        }
+
+        /// Milliseconds until it may come back, when all that comes meanwhile is quick.
+        fn stays_away(&self) -> u64 {
+            let start = self.1.get();
+            self.record(40, QUICK);
+            while !self.is_quick() {
+                self.wait(1);
+            }
+            self.1.get() - start
+        }
+    }
+
     #[test]
     fn one_slow_call_moves_the_next_ones_away_and_quick_ones_bring_them_back() {
-        let cost = Cost::quick();
-        assert!(cost.is_quick());
-        cost.record(Duration::from_millis(50));
+        let cost = Clocked::new(Cost::quick());
+        cost.record(1, STALLED);
         assert!(!cost.is_quick());
-        for _ in 0..20 {
-            cost.record(Duration::from_micros(3));
-        }
+        cost.record(20, QUICK);
         assert!(cost.is_quick());
+    }
+
+    #[test]
+    fn what_is_slow_one_time_in_twenty_stays_away_longer_each_time() {
+        let cost = Clocked::new(Cost::quick());
+        let times: Vec<_> = (0..10)
+            .map(|_| {
+                cost.record(19, QUICK);
+                cost.record(1, STALLED);
+                cost.stays_away()
+            })
+            .collect();
+        let doubled = [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
+        assert_eq!((times[0], &times[1..]), (0, &doubled[..]));
+    }
+
+    #[test]
+    fn a_long_stall_keeps_away_whatever_came_before() {
+        let cost = Clocked::new(Cost::quick());
+        cost.record(10_000, QUICK);
+        cost.record(1, LONG);
+        assert_eq!(cost.stays_away(), 100);
+        cost.record(10_000, QUICK);
+        cost.record(1, LONG);
+        assert_eq!(cost.stays_away(), 200);
+    }
+
+    #[test]
+    fn a_stall_met_while_away_prolongs_and_does_not_double() {
+        let cost = Clocked::new(Cost::quick());
+        cost.record(1, LONG);
+        cost.wait(60);
+        // Several at once, on threads of the pool.
+        cost.record(8, LONG);
+        assert_eq!(cost.stays_away(), 100);
+    }
+
+    #[test]
+    fn who_behaves_is_forgiven() {
+        let cost = Clocked::new(Cost::quick());
+        for _ in 0..20 {
+            cost.record(1, LONG);
+            cost.stays_away();
+        }
+        cost.wait(35_000);
+        cost.record(1, LONG);
+        assert_eq!(cost.stays_away(), 1600);
+        cost.wait(1_000_000);
+        cost.record(1, LONG);
+        assert_eq!(cost.stays_away(), 100);
+    }
+
+    #[test]
+    fn the_clock_is_not_read_while_calls_are_quick() {
+        let cost = Cost::quick();
+        let no_clock = || -> u64 { panic!("the clock is read") };
+        for _ in 0..1000 {
+            assert!(cost.is_quick_at(no_clock));
+            cost.record_at(QUICK, no_clock);
+        }
+        cost.record_at(LONG, || 5);
+        assert!(!cost.is_quick_at(no_clock), "the mean is enough");
+        (0..40).for_each(|_| cost.record_at(QUICK, no_clock));
+        assert!(!cost.is_quick_at(|| 100) && cost.is_quick_at(|| 200));
+        assert!(cost.is_quick_at(no_clock));
     }
 
     #[test]
@@ -96,7 +315,7 @@ mod tests {
             cost.record(Duration::from_micros(300));
         }
         assert!(cost.is_quick());
-        cost.record(Duration::from_millis(50));
+        cost.record(LONG);
         assert!(!cost.is_quick());
     }
 

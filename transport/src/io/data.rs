@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 
 use super::{
     File, engine,
@@ -205,7 +205,7 @@ fn ends_here(file: &File, at: u64, n: usize) -> bool {
 
 /// Reads what needs no waiting; `None` when that is nothing.
 fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>> {
-    if file.is_direct() || file.is_remote() || !file.nowait_read().load(Ordering::Relaxed) {
+    if !file.is_read_inline() || !file.nowait_read().load(Ordering::Relaxed) {
         return None;
     }
     unless_it_would_wait(file.nowait_read(), sys::preadv2(file, out, at, NOWAIT))
@@ -213,7 +213,7 @@ fn read_now(file: &File, out: &mut OutBuf, at: u64) -> Option<io::Result<usize>>
 
 /// Writes what needs no waiting, or is known to be quick; `None` when that is nothing.
 fn write_now(file: &File, data: &InBuf, at: u64, flags: i32) -> Option<io::Result<usize>> {
-    if file.is_direct() || file.is_remote() {
+    if !file.is_written_inline() {
         return None;
     }
     if file.nowait_write().load(Ordering::Relaxed) {
@@ -299,7 +299,7 @@ async fn write_later(
         let start = Instant::now();
         let (result, (back, _, _)) = write_on_ring(file.clone(), data, at, flags).await;
         if !ring::is_refused(&result) {
-            if !file.is_direct() {
+            if file.is_written_inline() {
                 file.write_cost().record(start.elapsed());
             }
             return (result.map(|n| n as usize), Ok(back));
@@ -307,7 +307,7 @@ async fn write_later(
         data = back;
     }
     let (pool, file) = (file.pool(), file.clone());
-    let cost = (!file.is_direct()).then(|| file.write_cost().clone());
+    let cost = file.is_written_inline().then(|| file.write_cost().clone());
     let write = pool.run(move || {
         let call = || sys::pwritev2(&file, &data, at, flags);
         let result = match cost {
@@ -326,6 +326,9 @@ fn write_on_ring(
     flags: i32,
 ) -> impl Future<Output = (io::Result<u32>, (InBuf, File, Slices))> {
     let (fd, bytes) = (types::Fd(file.as_raw_fd()), data.slices());
+    // A write into the cache is made when it is submitted, and would wait for the disk there.
+    let on_thread = !file.is_direct() && !file.is_written_inline();
+    let how = if on_thread { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
     let entry = match &bytes {
         Slices::One(one) => opcode::Write::new(fd, one.iov_base.cast(), len32(one))
             .offset(at)
@@ -338,7 +341,7 @@ fn write_on_ring(
     };
     // SAFETY: `data` owns the bytes and `file` the descriptor, and they are given along with the
     // list of addresses, which is on the heap.
-    unsafe { ring::submit((data, file, bytes), entry) }
+    unsafe { ring::submit((data, file, bytes), entry.flags(how)) }
 }
 
 /// Whether `at` is an offset to io_uring too, which takes the last number for "where the file is".

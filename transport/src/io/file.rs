@@ -27,12 +27,14 @@ struct State {
     /// Where everything is done that may reach the file's filesystem.
     only_on: Option<Arc<Pool>>,
     direct: bool,
+    /// Whether each write waits for the disk (O_SYNC, O_DSYNC).
+    sync: bool,
     /// What O_DIRECT asks of this file, once it is known.
     direct_align: OnceLock<Option<DirectAlign>>,
     /// Whether this file's filesystem knows RWF_NOWAIT for reads and for writes.
     nowait_read: AtomicBool,
     nowait_write: AtomicBool,
-    /// What buffered writes on this mount cost.
+    /// What buffered writes on this mount cost that do not wait for the disk.
     write_cost: Arc<Cost>,
 }
 
@@ -64,10 +66,13 @@ impl File {
 
     fn of(fd: OwnedFd, write_cost: Arc<Cost>, only_on: Option<Arc<Pool>>) -> io::Result<Self> {
         let flags = fcntl_getfl(&fd);
+        let has = |flag| flags.is_ok_and(|flags| flags.contains(flag));
         let state = State {
             fd: Some(fd),
             only_on,
-            direct: flags.is_ok_and(|flags| flags.contains(OFlags::DIRECT)),
+            direct: has(OFlags::DIRECT),
+            // O_SYNC contains it.
+            sync: has(OFlags::DSYNC),
             direct_align: OnceLock::new(),
             nowait_read: AtomicBool::new(true),
             nowait_write: AtomicBool::new(true),
@@ -102,9 +107,18 @@ impl File {
         })
     }
 
-    /// Whether nothing is done on the worker's own thread.
-    pub(super) fn is_remote(&self) -> bool {
+    fn is_remote(&self) -> bool {
         self.0.only_on.is_some()
+    }
+
+    /// Whether what is cached may be read on the worker's own thread.
+    pub(super) fn is_read_inline(&self) -> bool {
+        !self.0.direct && !self.is_remote()
+    }
+
+    /// Whether the worker's own thread may write while writes are quick.
+    pub(super) fn is_written_inline(&self) -> bool {
+        !self.0.direct && !self.0.sync && !self.is_remote()
     }
 
     /// Whether this thread sends what cannot be answered at once to its ring.

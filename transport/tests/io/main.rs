@@ -14,13 +14,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Waker},
+    thread,
     time::Duration,
 };
 
 use fsrv_transport::{
     io::{
-        Cost, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2, pwritev2,
-        read_part, write_part,
+        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2,
+        pwritev2, read_part, run, write_part,
     },
     mem::{InBuf, NoSpace, OutBuf, Pool},
     testing::engines,
@@ -177,6 +178,48 @@ fn a_direct_read_and_write_land_in_their_buffers() {
         assert_eq!(lab.write(&file, 4096, &pattern(8192)).await.unwrap(), 8192);
         assert_eq!(lab.read(&file, 4096, 8192).await.unwrap(), pattern(8192));
         assert_eq!(counters().inline(), before, "O_DIRECT never runs on the worker's thread");
+    });
+}
+
+#[test]
+fn a_write_that_waits_for_the_disk_never_runs_on_the_workers_thread() {
+    on_both_engines(async |lab: Lab| {
+        let cost = Arc::new(Cost::quick_writes());
+        let file = |flags| {
+            let fd = options(true, true, flags).create(true).open(lab.path("f")).unwrap();
+            File::new(fd.into(), cost.clone()).unwrap()
+        };
+        let before = counters().inline();
+        for flags in [OFlags::SYNC, OFlags::DSYNC] {
+            let file = file(flags.bits().cast_signed());
+            for at in 0..20 {
+                assert_eq!(lab.write(&file, at * 4096, &pattern(4096)).await.unwrap(), 4096);
+            }
+        }
+        assert_eq!(counters().inline(), before);
+        // Nor do ordinary writes to that mount pay for them.
+        lab.write(&file(0), 0, &pattern(4096)).await.unwrap();
+        assert_eq!(counters().inline(), before + 1);
+    });
+}
+
+#[test]
+fn what_is_slow_one_time_in_twenty_soon_leaves_the_workers_thread_alone() {
+    on_both_engines(async |_| {
+        let (cost, here) = (Arc::new(Cost::quick()), thread::current().id());
+        let mut stalls = 0;
+        for nth in 0..1000 {
+            let is_slow = nth % 20 == 19;
+            let call = move || {
+                if is_slow {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                thread::current().id()
+            };
+            let thread = run(&cost, call).await.unwrap();
+            stalls += usize::from(is_slow && thread == here);
+        }
+        assert!(stalls < 10, "{stalls} of 50 stalls on the worker's thread");
     });
 }
 
