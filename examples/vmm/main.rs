@@ -56,7 +56,7 @@ async fn main() -> Result<()> {
     .await?;
     println!("guest: read {} bytes: {:?}", text.len(), text.lines().next().unwrap_or_default());
 
-    let stopped_at = device.pause().await;
+    let stopped_at = device.pause().await?;
     println!("device: paused, the next messages are {stopped_at:?}");
     device.resume().await?;
     let names = in_guest(move || {
@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
     .await?;
     println!("guest: {} names after the pause, {:?} among them", names.len(), names.last());
 
-    device.reset().await;
+    device.reset().await?;
     let held = device.stats().held;
     println!("device: reset; it holds {} inode and {} handles", held.inodes, held.handles);
     Ok(())
@@ -82,7 +82,9 @@ async fn device(dir: &str) -> Result<VirtioFs<Passthrough>> {
         workers: Workers { count: 2, engine, prepare: prepare_worker },
         poll: Duration::ZERO,
     };
-    Ok(VirtioFs::new(Passthrough::new(root.into(), config)?, options).await?)
+    let device = VirtioFs::new(Passthrough::new(root.into(), config)?, options).await?;
+    // A monitor with registers sets DEVICE_NEEDS_RESET there, and interrupts the guest.
+    Ok(device.on_error(|queue, fault| eprintln!("device: queue {queue} is not served: {fault:?}")))
 }
 
 /// A queue as the guest's driver has configured it through the registers of the device.

@@ -5,16 +5,17 @@
 //!
 //! Structures and rules: "Virtual I/O Device (VIRTIO) Version 1.2", section 5.11, "File System Device".
 
+mod active;
 mod config;
 mod device;
 mod queues;
 mod vhost_user;
 
 pub use config::{BadTag, ConfigSpace, TAG_MAX, Tag};
-pub use device::{ActivateError, Options, VirtioFs};
+pub use device::{ActivateError, Options, Unfinished, VirtioFs};
 pub use queues::{Queues, Workers};
 pub use vhost_user::VhostUserFs;
 
 pub use fsrv_transport::virtqueue::{
-    FEATURES, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+    FEATURES, QueueFault, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };

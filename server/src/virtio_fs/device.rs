@@ -1,17 +1,25 @@
 //! The device of a virtual machine monitor in this process.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use fsrv_transport::{
     mem::{GuestMap, Outside},
-    virtqueue::{Prepared, QueueControl, QueueError, Source},
+    virtqueue::{QueueError, QueueFault, Source},
     vm_memory::GuestMemoryBackend,
 };
 
 use super::{
-    ConfigSpace, FEATURES, Queues, Tag, VIRTIO_RING_F_EVENT_IDX, Workers, queues::poll_of,
+    ConfigSpace, FEATURES, Queues, Tag, VIRTIO_RING_F_EVENT_IDX, Workers,
+    active::{Active, Queue, Serving},
 };
-use crate::{fs::FileSystem, init::Limits, session::Session, stats::SessionStats};
+use crate::{fs::FileSystem, init::Limits, op::Opcode, session::Session, stats::SessionStats};
+
+/// How long a pause waits for requests, as long as a front-end's are waited for that has left.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// After so long, a queue that still has requests in memory that goes away is stopped and started again: those who wait
+/// for a lock end, and ask again.
+const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a device is.
 #[derive(Clone, Debug)]
@@ -29,33 +37,22 @@ pub struct Options {
 
 /// A virtio-fs device for a virtual machine monitor written in async Rust.
 ///
-/// It has worker threads of its own, so that any Tokio runtime may drive it. It installs no signal
+/// It has worker threads of its own, so that any executor may drive it. It installs no signal
 /// handler and changes nothing of the process. Dropped, it stops its queues; what is in flight ends in
 /// the background, and holds the guest's memory until then.
 pub struct VirtioFs<F> {
     session: Arc<Session<F>>,
-    queues: Queues,
+    queues: Arc<Queues>,
     options: Options,
-    state: State,
-    /// The queues were told to stop, and nobody has waited for all of them.
-    is_pausing: bool,
+    on_error: Arc<OnError>,
+    /// `None` without a driver, or with one that was reset.
+    active: Option<Active>,
 }
 
-enum State {
-    /// No driver, or one that was reset.
-    Inactive,
-    Running(GuestMap, Vec<Running>),
-    Paused(GuestMap, Vec<Source>),
-}
+/// What is told that a queue, by its number, is not served any more.
+pub(super) type OnError = dyn Fn(usize, QueueFault) + Send + Sync;
 
-struct Running {
-    source: Source,
-    control: QueueControl,
-    /// It has ended.
-    is_stopped: bool,
-}
-
-/// Why a device could not be activated.
+/// Why a device could not be activated, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
     /// It is active already.
@@ -86,6 +83,30 @@ pub enum ActivateError {
     /// The kernel has no descriptor left.
     #[error("a queue cannot be served")]
     Io(#[from] io::Error),
+    /// What was in flight before does not end.
+    #[error(transparent)]
+    Unfinished(#[from] Unfinished),
+}
+
+/// Requests that did not end in time. They are given up, not ended: they go on in the background, and write to the
+/// guest's memory, which they hold, until they end.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("requests do not end: {}", Listed(.requests))]
+pub struct Unfinished {
+    /// The number of each, and what it asks for.
+    pub requests: Vec<(u64, Opcode)>,
+}
+
+struct Listed<'a>(&'a [(u64, Opcode)]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (unique, opcode)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{} {unique}", opcode.name())?;
+        }
+        Ok(())
+    }
 }
 
 impl<F: FileSystem + 'static> VirtioFs<F> {
@@ -95,14 +116,25 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     /// When a worker cannot be started.
     pub async fn new(fs: F, options: Options) -> io::Result<Self> {
         let session = Session::new(fs, Limits::default()).outliving_workers();
-        let queues = Queues::start(&options.workers).await?;
+        let queues = Arc::new(Queues::start(&options.workers).await?);
         Ok(Self {
             session: Arc::new(session),
             queues,
             options,
-            state: State::Inactive,
-            is_pausing: false,
+            on_error: Arc::new(|_, _| {}),
+            active: None,
         })
+    }
+
+    /// Calls `hook` when a queue, by its number, is not served any more although nobody has stopped it. Its guest waits
+    /// for ever then, unless the monitor sets DEVICE_NEEDS_RESET (0x40) in the status of the device and interrupts
+    /// the guest for a change of the configuration; a driver that understands that resets the device.
+    ///
+    /// It is called on a worker, once for each time that the queue is started, and must not wait.
+    #[must_use]
+    pub fn on_error(mut self, hook: impl Fn(usize, QueueFault) + Send + Sync + 'static) -> Self {
+        self.on_error = Arc::new(hook);
+        self
     }
 
     /// The features that it offers.
@@ -127,7 +159,8 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
         self.session.stats()
     }
 
-    /// The driver is ready: serves its queues, in the order of their numbers.
+    /// The driver is ready: serves its queues, in the order of their numbers. Those that it has not enabled are
+    /// left alone.
     ///
     /// Changes of the memory are noted in the bitmaps that `memory` has.
     ///
@@ -145,7 +178,7 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     where
         M: GuestMemoryBackend + Send + Sync + 'static,
     {
-        if !matches!(self.state, State::Inactive) {
+        if self.active.is_some() {
             return Err(ActivateError::Active);
         }
         if features & !FEATURES != 0 || features & super::VIRTIO_F_VERSION_1 == 0 {
@@ -155,12 +188,13 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
             let (expected, given) = (self.queue_count(), queues.len());
             return Err(ActivateError::QueueCount { expected, given });
         }
-        let map = GuestMap::of(memory).map_err(|Outside| ActivateError::Memory)?;
+        let map = map_of(memory)?;
         for queue in &mut queues {
             queue.set_event_idx(features & VIRTIO_RING_F_EVENT_IDX != 0);
         }
-        let prepared = self.prepare(&map, &queues)?;
-        self.start(map, queues, prepared);
+        let mut active = Active::new(map, queues);
+        active.start(&self.serving())?;
+        self.active = Some(active);
         Ok(())
     }
 
@@ -169,84 +203,107 @@ impl<F: FileSystem + 'static> VirtioFs<F> {
     ///
     /// A device that is not active has no queues to pause.
     ///
+    /// # Errors
+    /// [`Unfinished`] after five seconds. The queues take no more messages all the same: call it again to wait
+    /// further, or [`VirtioFs::resume`] to go on.
+    ///
     /// # Cancel safety
     /// Dropped before it ends, the queues stop all the same: call it again to wait for them.
-    pub async fn pause(&mut self) -> Vec<u16> {
-        if let State::Running(map, queues) = &mut self.state {
-            self.is_pausing = true;
-            queues.iter().for_each(|queue| queue.control.stop());
-            for queue in queues.iter_mut().filter(|queue| !queue.is_stopped) {
-                if let Some(stopped) = queue.control.stopped().await {
-                    queue.source.set_next(stopped.next);
-                }
-                queue.is_stopped = true;
-            }
-            let sources = queues.drain(..).map(|queue| queue.source).collect();
-            self.state = State::Paused(std::mem::take(map), sources);
-            self.is_pausing = false;
-        }
-        match &self.state {
-            State::Paused(_, queues) => queues.iter().map(Source::next).collect(),
-            State::Inactive | State::Running(..) => Vec::new(),
-        }
+    pub async fn pause(&mut self) -> Result<Vec<u16>, Unfinished> {
+        let Some(active) = &mut self.active else { return Ok(Vec::new()) };
+        active.pause();
+        self.until_stopped().await?;
+        let queues = self.active.iter().flat_map(|active| &active.queues);
+        Ok(queues.map(Queue::next).collect())
     }
 
     /// Goes on where it was paused, or is about to be: a pause that was given up is waited for first. A
     /// device that is not paused goes on anyway.
     ///
     /// # Errors
-    /// When the kernel has no descriptor left; the device stays paused.
+    /// When the kernel has no descriptor left, or what was in flight does not end, after five seconds; the device
+    /// stays paused.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn resume(&mut self) -> Result<(), ActivateError> {
-        if self.is_pausing {
-            self.pause().await;
+        self.until_stopped().await?;
+        let serving = self.serving();
+        self.active.as_mut().map_or(Ok(()), |active| active.start(&serving))
+    }
+
+    /// Uses `memory` from now on: regions were added or removed, as memory is plugged in and out. What was taken
+    /// from a queue before keeps the memory that it was found in. Returns when none of that is in a region any more
+    /// that `memory` does not have, or has elsewhere in this process.
+    ///
+    /// A queue whose requests hold such a region for a second is stopped, as [`VirtioFs::pause`] does, and started again.
+    ///
+    /// A device that is not active has no memory.
+    ///
+    /// # Errors
+    /// [`ActivateError::Memory`], and [`ActivateError::Queue`] for a ring that would not be in memory any more:
+    /// nothing has changed then. [`ActivateError::Unfinished`] when requests hold a region that goes for five more
+    /// seconds, and [`ActivateError::Io`] when no descriptor is left: `memory` is used, and a queue may be stopped;
+    /// [`VirtioFs::resume`] lets it go on.
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, `memory` is used all the same, and a queue may be stopped: [`VirtioFs::resume`] lets
+    /// it go on. Regions that go may be in use until a later [`VirtioFs::pause`] ends.
+    pub async fn update_memory<M>(&mut self, memory: Arc<M>) -> Result<(), ActivateError>
+    where
+        M: GuestMemoryBackend + Send + Sync + 'static,
+    {
+        let map = map_of(memory)?;
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let mut holding = active.set_memory(map)?;
+        let was_paused = active.is_paused;
+        let time = self.queues.timer(HOLD_LIMIT);
+        if holding.until(time).await {
+            return Ok(());
         }
-        let State::Paused(map, sources) = &self.state else { return Ok(()) };
-        let prepared = self.prepare(map, sources)?;
-        if let State::Paused(map, sources) = std::mem::replace(&mut self.state, State::Inactive) {
-            self.start(map, sources, prepared);
-        }
-        Ok(())
+        let Some(active) = &mut self.active else { return Ok(()) };
+        holding.stop(active);
+        self.until_stopped().await?;
+        if was_paused { Ok(()) } else { self.resume().await }
     }
 
     /// Ends the queues as [`VirtioFs::pause`] does, and forgets the driver: its open files, its locks, and
     /// what it has looked up.
     ///
+    /// # Errors
+    /// [`Unfinished`] after five seconds: the device is paused, and not reset. Call it again, or drop the device and make
+    /// another one: what does not end keeps its memory and its files.
+    ///
     /// # Cancel safety
     /// As [`VirtioFs::pause`].
-    pub async fn reset(&mut self) {
-        self.pause().await;
-        self.state = State::Inactive;
+    pub async fn reset(&mut self) -> Result<(), Unfinished> {
+        self.pause().await?;
+        self.active = None;
         self.session.end();
+        Ok(())
     }
 
-    fn prepare(
-        &self,
-        map: &GuestMap,
-        sources: &[Source],
-    ) -> Result<Vec<(Prepared, QueueControl)>, ActivateError> {
-        let protocol = self.session.transport_config();
-        let prepare = |(index, source): (usize, &Source)| {
-            let poll = poll_of(index as u16, self.options.poll);
-            let setup = source.setup(map.clone(), protocol, poll)?;
-            setup.prepare().map_err(|source| ActivateError::Queue { index, source })
-        };
-        sources.iter().enumerate().map(prepare).collect()
+    /// Waits for the queues that were told to stop.
+    async fn until_stopped(&mut self) -> Result<(), Unfinished> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let stopped = active.until_stopped(self.queues.timer(PAUSE_LIMIT)).await;
+        let unfinished = || Unfinished { requests: self.session.in_flight() };
+        if stopped { Ok(()) } else { Err(unfinished()) }
     }
 
-    fn start(
-        &mut self,
-        map: GuestMap,
-        sources: Vec<Source>,
-        prepared: Vec<(Prepared, QueueControl)>,
-    ) {
-        let mut running = Vec::new();
-        for (index, (source, (queue, control))) in (0..).zip(sources.into_iter().zip(prepared)) {
-            self.queues.serve(index, queue, self.session.clone());
-            running.push(Running { source, control, is_stopped: false });
+    fn serving(&self) -> Serving<F> {
+        Serving {
+            session: self.session.clone(),
+            queues: self.queues.clone(),
+            poll: self.options.poll,
+            on_error: self.on_error.clone(),
         }
-        self.state = State::Running(map, running);
     }
+}
+
+fn map_of<M>(memory: Arc<M>) -> Result<GuestMap, ActivateError>
+where
+    M: GuestMemoryBackend + Send + Sync + 'static,
+{
+    GuestMap::of(memory).map_err(|Outside| ActivateError::Memory)
 }

@@ -7,6 +7,7 @@ use fsrv_transport::{
     virtqueue::Prepared,
     worker::{Host, Worker},
 };
+use tokio::{sync::oneshot, time::sleep};
 
 use crate::{fs::FileSystem, serve::serve, session::Session};
 
@@ -20,6 +21,9 @@ pub struct Workers {
     /// What each does first, see [`Host::start`].
     pub prepare: fn() -> io::Result<()>,
 }
+
+/// Ends when a time is over, or when there is no worker that would tell.
+pub(super) type Timer = oneshot::Receiver<()>;
 
 /// The workers that serve the queues of one device, or of several one after the other.
 ///
@@ -44,6 +48,20 @@ impl Queues {
             requests.push(Host::start(Worker { name, cpu: None, engine }, workers.prepare).await?);
         }
         Ok(Self { high_priority, requests })
+    }
+
+    /// What is over after `time`, in whatever runtime it is waited for.
+    pub(super) fn timer(&self, time: Duration) -> Timer {
+        let (mut over, timer) = oneshot::channel();
+        self.high_priority.run(move || async move {
+            tokio::select! {
+                () = sleep(time) => {}
+                () = over.closed() => {}
+            }
+            // Whoever waited may be gone.
+            let _ = over.send(());
+        });
+        timer
     }
 
     /// Serves `queue`, the one with number `index`, until it is stopped.

@@ -75,7 +75,7 @@ async fn an_active_device_is_not_activated_again() {
     let mut monitor = Monitor::begun(1).await;
     for pause in [false, true] {
         if pause {
-            monitor.device.pause().await;
+            monitor.device.pause().await.unwrap();
         }
         let error = refused(&mut monitor, FEATURES, vec![idle(0), idle(0)]).await;
         assert!(matches!(error, ActivateError::Active), "{error:?}");

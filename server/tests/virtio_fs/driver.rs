@@ -48,6 +48,8 @@ const WRITE: u16 = 2;
 pub(crate) struct Driver {
     memory: Arc<Memory>,
     base: u64,
+    /// Where its messages lie.
+    messages: u64,
     kick: OwnedFd,
     called: Arc<Notify>,
     offered: u16,
@@ -70,6 +72,7 @@ impl Driver {
         let driver = Self {
             memory: memory.clone(),
             base,
+            messages: base + MESSAGES,
             kick,
             called,
             offered: 0,
@@ -178,13 +181,33 @@ impl Driver {
         }
     }
 
+    /// Puts its messages to `at` from now on.
+    pub(crate) fn lie_at(&mut self, at: u64) {
+        self.messages = at;
+    }
+
+    pub(crate) fn lie_at_home(&mut self) {
+        self.lie_at(self.base + MESSAGES);
+    }
+
+    /// The guest has other memory, with the same rings.
+    pub(crate) fn use_memory(&mut self, memory: &Arc<Memory>) {
+        self.memory = memory.clone();
+    }
+
+    /// Says that so many more messages are available, whatever there is.
+    pub(crate) fn claim(&self, count: u16) {
+        self.store(self.base + AVAIL + 2, self.offered.wrapping_add(count));
+        fence(Ordering::SeqCst);
+    }
+
     fn free_slot(&self) -> u16 {
         let free = self.sent.iter().position(Option::is_none);
         free.expect("no more in flight than fit").try_into().unwrap()
     }
 
     fn message(&self, slot: u16) -> u64 {
-        self.base + MESSAGES + u64::from(slot) * MESSAGE
+        self.messages + u64::from(slot) * MESSAGE
     }
 
     fn describe(&self, index: u16, addr: u64, len: u32, flags: u16) {

@@ -18,7 +18,7 @@ async fn a_reset_forgets_the_client() {
     let held = monitor.device.stats().held;
     assert_eq!((held.lookups, held.handles), (1, 1));
 
-    monitor.device.reset().await;
+    monitor.device.reset().await.unwrap();
     let stats = monitor.device.stats();
     assert_eq!((stats.held.lookups, stats.held.handles, stats.in_flight), (0, 0, 0));
     assert_eq!(stats.requests_for("open"), 1, "what was done stays counted: {stats:?}");
@@ -37,9 +37,9 @@ async fn a_reset_forgets_the_client() {
 #[tokio::test]
 async fn a_reset_ends_a_client_once() {
     let mut monitor = Monitor::begun(1).await;
-    monitor.device.pause().await;
-    monitor.device.reset().await;
-    monitor.device.reset().await;
+    monitor.device.pause().await.unwrap();
+    monitor.device.reset().await.unwrap();
+    monitor.device.reset().await.unwrap();
     assert_eq!(monitor.fs.clients(), (1, 1));
 }
 

@@ -3,8 +3,10 @@
 
 mod activating;
 mod driver;
+mod enabling;
 mod gated;
 mod leaving;
+mod memory;
 mod monitor;
 mod pausing;
 mod process;

@@ -20,7 +20,7 @@ async fn a_device_changes_nothing_of_the_process() {
     let mut monitor = Monitor::begun(2).await;
     monitor.queues[2].request(&lookup("name")).await.unwrap();
     assert_eq!(process(), before);
-    monitor.device.reset().await;
+    monitor.device.reset().await.unwrap();
     drop(monitor);
     assert_eq!(process(), before);
 }
@@ -35,7 +35,7 @@ async fn several_devices_do_not_meet() {
                     monitor.queues[1].request(&lookup("name")).await.unwrap();
                 }
                 if round % 5 == 0 {
-                    monitor.device.pause().await;
+                    monitor.device.pause().await.unwrap();
                     monitor.device.resume().await.unwrap();
                 }
             }
@@ -47,7 +47,7 @@ async fn several_devices_do_not_meet() {
     for (guest, number) in guests.into_iter().zip(1u64..) {
         let mut monitor = guest.await.unwrap();
         assert_eq!(monitor.device.stats().requests_for("lookup"), number * 20);
-        monitor.device.reset().await;
+        monitor.device.reset().await.unwrap();
         assert_eq!(monitor.fs.clients(), (1, 1));
     }
 }
@@ -61,6 +61,7 @@ async fn a_device_moves_between_the_threads_of_a_runtime() {
             let waits = monitor.queues[1].offer(&lookup("name"));
             let (indices, ()) =
                 tokio::join!(monitor.device.pause(), async { monitor.queues[1].kick() });
+            let indices = indices.unwrap();
             monitor.device.resume().await.unwrap();
             monitor.queues[1].reply(waits).await.unwrap();
             assert!([round + 1, round + 2].contains(&indices[1]), "{indices:?}");

@@ -79,7 +79,7 @@ fn queue(head: &[u8], memory: &Arc<Memory>) -> Option<(Virtqueue, QueueControl)>
         map: GuestMap::of(memory.clone()).unwrap(),
         kick,
         call: Some(Call::Function(Box::new(|| {}))),
-        error: None,
+        on_fault: None,
         protocol: Config { header_split: 80, reply_header: HEADER.len(), max_data: 4096, depth: 4 },
         poll: Duration::ZERO,
     };

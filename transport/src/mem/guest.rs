@@ -120,6 +120,14 @@ impl GuestMap {
         &self.regions
     }
 
+    /// The ranges (start, length) of the regions that `new` does not have, or has elsewhere in this process.
+    pub fn departing(&self, new: &Self) -> Vec<(u64, u64)> {
+        let place = |region: &Region| (region.guest, region.len, region.host);
+        let stays = |old: &&Region| new.regions.iter().any(|region| place(region) == place(old));
+        let gone = self.regions.iter().filter(|old| !stays(old));
+        gone.map(|old| (old.guest, old.len)).collect()
+    }
+
     /// Whether some of it was truncated, and replaced by empty pages.
     pub(crate) fn is_lost(&self) -> bool {
         let mut watched = self.regions.iter().filter_map(|region| region.watched.as_ref());

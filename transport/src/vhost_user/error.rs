@@ -26,9 +26,19 @@ pub enum Error {
         /// Why not.
         cause: Refusal,
     },
+    /// A worker ended while it served a queue of the front-end.
+    #[error("a worker has ended, and with it the front-end's session: restart the server")]
+    WorkerEnded,
     /// The socket failed.
     #[error("the socket of the front-end failed, so its session ends: {0}")]
     Socket(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether no front-end can be served any more: a worker is gone.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::WorkerEnded | Self::Refused { cause: Refusal::WorkerEnded { .. }, .. })
+    }
 }
 
 /// Why a message of a front-end cannot be done.

@@ -4,6 +4,7 @@
 //! A [`Listener`] is where front-ends connect. [`serve_front_end`] does what one of them asks, on a
 //! thread of its own, and gives the rings that it starts to a [`Device`], which hands them to workers.
 
+mod connection;
 mod error;
 mod file;
 mod handler;
@@ -44,7 +45,7 @@ pub trait Device: Send + Sync {
     /// How long queue `index` looks for the next message before it sleeps.
     fn poll(&self, index: u16) -> Duration;
 
-    /// Has a worker serve `queue`. One that cannot be served is dropped.
+    /// Has a worker serve `queue`. One that cannot be served is dropped, and ends the session of the front-end.
     fn serve(&self, index: u16, queue: Prepared);
 
     /// All queues are stopped, and nothing is in flight: forget the client.

@@ -31,6 +31,8 @@ pub struct Ended {
     /// memory stays mapped, and [`Device::reset`] was not called. Another front-end needs another
     /// device.
     pub is_abandoned: bool,
+    /// What these are, for people.
+    pub abandoned: Vec<String>,
 }
 
 /// Serves one front-end, until it leaves or does what no front-end does, and its requests have ended. It
@@ -40,13 +42,19 @@ pub struct Ended {
 pub fn serve_front_end<D: Device + ?Sized>(stream: UnixStream, device: Arc<D>) -> Ended {
     let (cause, session) = match open(stream, device.clone()) {
         Ok((socket, session)) => (serve(socket, &session).err(), session),
-        Err(error) => return Ended { cause: Some(Error::Socket(error)), is_abandoned: false },
+        Err(error) => {
+            let cause = Some(Error::Socket(error));
+            return Ended { cause, is_abandoned: false, abandoned: Vec::new() };
+        }
     };
     let is_done = lock(&session).end();
+    let abandoned = if is_done { Vec::new() } else { device.in_flight() };
     if is_done {
         device.reset();
     }
-    Ended { cause, is_abandoned: !is_done }
+    let has_lost_worker = lock(&session).connection.has_lost_worker();
+    let cause = if has_lost_worker { Some(Error::WorkerEnded) } else { cause };
+    Ended { cause, is_abandoned: !is_done, abandoned }
 }
 
 type Shared<D> = Arc<Mutex<Session<D>>>;

@@ -7,8 +7,10 @@ use rustix::{
     io::{FdFlags, fcntl_setfd},
 };
 
-use super::{Device, error::Refusal, log::Log, memory::Memory, signal::Signal};
-use crate::virtqueue::{QueueConfig, QueueControl, Setup};
+use super::{
+    Device, connection::Connection, error::Refusal, log::Log, memory::Memory, signal::Signal,
+};
+use crate::virtqueue::{OnFault, QueueConfig, QueueControl, QueueFault, Setup};
 
 /// A ring: stopped, unless it is `running`.
 pub(super) struct Ring {
@@ -98,6 +100,7 @@ impl Ring {
         memory: &Memory,
         log: &Arc<Log>,
         event_idx: bool,
+        connection: &Arc<Connection>,
     ) -> Result<(), Refusal> {
         let Some(kick) = &self.kick else { return Ok(()) };
         let setup = Setup {
@@ -105,7 +108,7 @@ impl Ring {
             map: memory.map(log),
             kick: kick.try_clone()?,
             call: Some(self.call.call()),
-            error: Some(self.error.call()),
+            on_fault: Some(self.on_fault(connection)),
             protocol: device.protocol(),
             poll: device.poll(self.index),
         };
@@ -117,6 +120,16 @@ impl Ring {
         device.serve(self.index, prepared);
         self.running = Some(Running { control, event_idx });
         Ok(())
+    }
+
+    fn on_fault(&self, connection: &Arc<Connection>) -> OnFault {
+        let (error, connection) = (self.error.clone(), connection.clone());
+        Box::new(move |fault| {
+            error.send();
+            if fault == QueueFault::Unserved {
+                connection.lose_worker();
+            }
+        })
     }
 
     /// Changes how the guest is told of answers.

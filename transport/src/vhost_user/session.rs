@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     Device,
+    connection::Connection,
     error::{MemoryError, Refusal},
     log::Log,
     memory::{Memory, Ranges},
     rings::{Address, Ring},
-    wait::{TICK, is_connected, wait},
+    wait::{TICK, wait},
 };
 use crate::virtqueue::{self, VIRTIO_RING_F_EVENT_IDX};
 
@@ -39,8 +40,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// One front-end.
 pub(super) struct Session<D: ?Sized> {
     pub(super) device: Arc<D>,
-    /// To see whether the front-end is still there.
-    socket: UnixStream,
+    pub(super) connection: Arc<Connection>,
     pub(super) features: u64,
     pub(super) protocol_features: u64,
     pub(super) memory: Memory,
@@ -57,7 +57,7 @@ impl<D: Device + ?Sized> Session<D> {
         Self {
             rings: (0..device.queues_max()).map(Ring::new).collect(),
             device,
-            socket,
+            connection: Arc::new(Connection::new(socket)),
             features: 0,
             protocol_features: 0,
             memory: Memory::default(),
@@ -92,7 +92,8 @@ impl<D: Device + ?Sized> Session<D> {
         }
         if is_ready && !runs {
             let ring = &mut self.rings[index as usize];
-            return ring.start(&*self.device, &self.memory, &self.log, event_idx);
+            let (device, connection) = (&*self.device, &self.connection);
+            return ring.start(device, &self.memory, &self.log, event_idx, connection);
         }
         Ok(())
     }
@@ -196,8 +197,8 @@ impl<D: Device + ?Sized> Session<D> {
 
     /// Stops all rings after the front-end has left. Returns whether all is done that it had asked for.
     pub(super) fn end(&mut self) -> bool {
-        // A front-end that was refused learns it now. It may have left.
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        // A front-end that was refused learns it now.
+        self.connection.hang_up();
         self.give_up = Some(Instant::now() + DRAIN);
         for ring in &self.rings {
             if let Some(running) = &ring.running {
@@ -232,7 +233,7 @@ impl<D: Device + ?Sized> Session<D> {
             }
             let is_left = match self.give_up {
                 Some(end) => Instant::now() >= end,
-                None => !is_connected(&self.socket),
+                None => !self.connection.is_alive(),
             };
             if is_left {
                 return Waited::Left;

@@ -62,7 +62,7 @@ impl Signal {
     }
 
     /// On the worker.
-    fn send(&self) {
+    pub(super) fn send(&self) {
         self.is_due.store(false, Ordering::Release);
         let event = self.events().now.clone();
         if let Some(event) = event {

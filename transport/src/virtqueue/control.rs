@@ -75,6 +75,13 @@ pub(super) struct Orders {
     pub(super) counts: Arc<Counts>,
 }
 
+impl Orders {
+    /// Whether there is somebody who may still give some.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.orders.is_closed()
+    }
+}
+
 /// What went wrong so far.
 #[derive(Default)]
 pub(super) struct Counts {

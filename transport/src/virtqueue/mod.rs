@@ -51,16 +51,32 @@ pub struct Setup {
     pub kick: OwnedFd,
     /// Tells the guest that messages were answered.
     pub call: Option<Call>,
-    /// Tells the guest's owner that the ring cannot be served any more.
-    pub error: Option<Call>,
+    /// Is told, at most once, that the ring is not served any more although nobody has stopped it. It is
+    /// called on the worker and must not wait.
+    pub on_fault: Option<OnFault>,
     /// The protocol of the messages. Its `depth` does not matter: a ring has its own.
     pub protocol: Config,
     /// How long to look for the next message before sleeping, while that pays; zero to sleep at once.
     pub poll: Duration,
 }
 
-/// A queue whose ring was found in the guest's memory.
-pub struct Prepared {
+/// Why a queue is not served any more, although nobody has stopped it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QueueFault {
+    /// The guest made its ring unusable, and has to reset the device.
+    Broken,
+    /// Whoever served it has ended.
+    Unserved,
+}
+
+/// What is told of a [`QueueFault`].
+pub type OnFault = Box<dyn Fn(QueueFault) + Send>;
+
+/// A queue whose ring was found in the guest's memory. Dropped, it is a [`QueueFault::Unserved`], unless its
+/// [`QueueControl`] was dropped before.
+pub struct Prepared(Option<Parts>);
+
+struct Parts {
     ring: Ring,
     setup: Setup,
     orders: control::Orders,
@@ -74,7 +90,7 @@ impl Setup {
     pub fn prepare(self) -> Result<(Prepared, QueueControl), QueueError> {
         let ring = Ring::new(&self.config, Arc::new(self.map.clone()))?;
         let (control, orders) = control::channel();
-        Ok((Prepared { ring, setup: self, orders }, control))
+        Ok((Prepared(Some(Parts { ring, setup: self, orders })), control))
     }
 }
 
@@ -86,7 +102,18 @@ impl Prepared {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn activate(self) -> std::io::Result<Virtqueue> {
-        Virtqueue::new(self.ring, self.setup, self.orders)
+    pub fn activate(mut self) -> std::io::Result<Virtqueue> {
+        let Parts { ring, setup, orders } = self.0.take().expect("taken here only");
+        Virtqueue::new(ring, setup, orders)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(Parts { setup: Setup { on_fault: Some(on_fault), .. }, orders, .. }) = &self.0
+            && orders.are_awaited()
+        {
+            on_fault(QueueFault::Unserved);
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Call, QueueConfig, Setup,
+    Call, OnFault, QueueConfig, QueueFault, Setup,
     control::{Order, Orders, Stopped},
     ring::{Broken, DESCRIPTOR, Ring},
     walk::{Malformed, walk},
@@ -73,7 +73,8 @@ struct State {
     table: Vec<[u8; DESCRIPTOR]>,
     pool: Pool,
     call: Option<Call>,
-    error: Option<Call>,
+    /// `None` also when it was told.
+    on_fault: Option<OnFault>,
     departing: Vec<Departing>,
     is_broken: bool,
     complaints: Complaints,
@@ -87,9 +88,15 @@ struct Departing {
 
 impl Virtqueue {
     pub(super) fn new(ring: Ring, setup: Setup, orders: Orders) -> io::Result<Self> {
-        let Setup { kick, call, error, protocol, poll, .. } = setup;
+        let Setup { kick, call, on_fault, protocol, poll, .. } = setup;
         // SAFETY: an `OwnedFd` is open, and the same, until it is dropped.
-        let kick = unsafe { AsyncFd::register_with_interest(kick, Interest::READABLE) }?;
+        let kick = match unsafe { AsyncFd::register_with_interest(kick, Interest::READABLE) } {
+            Ok(kick) => kick,
+            Err(error) => {
+                on_fault.iter().for_each(|on_fault| on_fault(QueueFault::Unserved));
+                return Err(error.into());
+            }
+        };
         let size = usize::from(ring.size());
         let state = State {
             ring,
@@ -101,7 +108,7 @@ impl Virtqueue {
             table: Vec::new(),
             pool: Pool::new(),
             call,
-            error,
+            on_fault,
             departing: Vec::new(),
             is_broken: false,
             complaints: Complaints::default(),
@@ -243,6 +250,9 @@ impl Drop for Virtqueue {
     fn drop(&mut self) {
         let mut state = self.state.borrow_mut();
         state.publish();
+        if !self.is_stopping && self.orders.are_awaited() {
+            state.fail(QueueFault::Unserved, "whoever served it has ended");
+        }
         if let Some(stopped) = self.orders.stopped.take() {
             // Whoever stopped it may be gone.
             let _ = stopped.send(Stopped { next: state.ring.next_avail() });
@@ -375,10 +385,15 @@ impl State {
 
     /// Takes no more messages: what the guest would get is not what it asked for.
     fn break_down(&mut self, why: &str) {
-        self.is_broken = true;
-        tracing::warn!("a virtqueue stops, the guest has to reset the device: {why}");
-        if let Some(error) = &self.error {
-            error.signal();
+        self.fail(QueueFault::Broken, why);
+    }
+
+    fn fail(&mut self, fault: QueueFault, why: &str) {
+        if !std::mem::replace(&mut self.is_broken, true) {
+            tracing::warn!("a virtqueue stops, the guest has to reset the device: {why}");
+        }
+        if let Some(on_fault) = self.on_fault.take() {
+            on_fault(fault);
         }
     }
 }

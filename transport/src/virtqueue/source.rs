@@ -2,12 +2,13 @@
 
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
-use super::{Call, QueueConfig, Setup};
+use super::{Call, OnFault, QueueConfig, QueueError, Setup, ring::Ring};
 use crate::{mem::GuestMap, transport::Config};
 
 /// A queue that can be served again and again: where it is, and how both sides wake each other.
 pub struct Source {
     config: QueueConfig,
+    is_ready: bool,
     kick: OwnedFd,
     call: Arc<dyn Fn() + Send + Sync>,
 }
@@ -20,7 +21,27 @@ impl Source {
         kick: OwnedFd,
         call: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { config: QueueConfig::of(queue), kick, call: Arc::new(call) }
+        use virtio_queue::QueueT as _;
+        let (config, is_ready) = (QueueConfig::of(queue), queue.ready());
+        Self { config, is_ready, kick, call: Arc::new(call) }
+    }
+
+    /// Whether the driver has enabled it (`queue_enable`). One that it has not is nowhere.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Where it is.
+    pub fn config(&self) -> &QueueConfig {
+        &self.config
+    }
+
+    /// Whether it is in `map`.
+    ///
+    /// # Errors
+    /// As [`Setup::prepare`].
+    pub fn check(&self, map: &GuestMap) -> Result<(), QueueError> {
+        Ring::new(&self.config, Arc::new(map.clone())).map(drop)
     }
 
     /// Whether VIRTIO_RING_F_EVENT_IDX was negotiated.
@@ -43,14 +64,20 @@ impl Source {
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub fn setup(&self, map: GuestMap, protocol: Config, poll: Duration) -> io::Result<Setup> {
+    pub fn setup(
+        &self,
+        map: GuestMap,
+        protocol: Config,
+        poll: Duration,
+        on_fault: OnFault,
+    ) -> io::Result<Setup> {
         let call = self.call.clone();
         Ok(Setup {
             config: self.config.clone(),
             map,
             kick: self.kick.try_clone()?,
             call: Some(Call::Function(Box::new(move || call()))),
-            error: None,
+            on_fault: Some(on_fault),
             protocol,
             poll,
         })

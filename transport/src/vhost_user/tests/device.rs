@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -38,6 +38,8 @@ pub(super) struct Echo {
     pub(super) release: watch::Sender<bool>,
     pub(super) resets: AtomicU32,
     pub(super) starts: Mutex<Vec<u16>>,
+    /// It drops what it is to serve, as one whose worker has ended.
+    pub(super) is_dead: AtomicBool,
     in_flight: Arc<AtomicU64>,
 }
 
@@ -53,6 +55,7 @@ impl Echo {
             release,
             resets: AtomicU32::new(0),
             starts: Mutex::default(),
+            is_dead: AtomicBool::new(false),
             in_flight,
         })
     }
@@ -82,6 +85,9 @@ impl Device for Echo {
 
     fn serve(&self, index: u16, queue: Prepared) {
         self.starts.lock().unwrap().push(index);
+        if self.is_dead.load(Ordering::SeqCst) {
+            return;
+        }
         self.queues.send(queue).unwrap_or_else(|_| panic!("the worker has ended"));
     }
 

@@ -4,8 +4,11 @@ use std::{os::fd::AsFd, sync::atomic::Ordering, thread, time::Duration};
 
 use vhost::vhost_user::message::FrontendReq as Code;
 
-use super::client::{
-    Client, FEATURES, GATED, HIGH, LOW, SIZE, address, event, eventually, ring, state, words,
+use super::{
+    super::error::{Error, Refusal},
+    client::{
+        Client, FEATURES, GATED, HIGH, LOW, SIZE, address, event, eventually, ring, state, words,
+    },
 };
 
 #[test]
@@ -206,4 +209,59 @@ fn a_worker_does_not_wait_for_a_front_end_that_was_given_up() {
     other.start(0);
     other.put(0, 0, LOW, b"next one");
     other.wait_for_used(0, 1);
+}
+
+#[test]
+fn a_front_end_is_hung_up_on_when_nobody_serves_its_ring() {
+    let mut client = Client::ready();
+    client.device.is_dead.store(true, Ordering::SeqCst);
+    client.set_up(0, 0);
+    client.give_kick(0);
+    client.send(Code::SET_VRING_ENABLE, &state(0, 1));
+    let ended = client.ended();
+    assert!(matches!(ended.cause, Some(Error::WorkerEnded)), "{:?}", ended.cause);
+    assert!(!ended.is_abandoned);
+}
+
+#[test]
+fn a_ring_that_is_not_all_there_is_not_started() {
+    type Step = fn(&mut Client);
+    let size: Step = |client| client.send(Code::SET_VRING_NUM, &state(0, u32::from(SIZE)));
+    let place: Step = |client| client.send(Code::SET_VRING_ADDR, &address(0, None));
+    let kick: Step = |client| client.give_kick(0);
+    let enable: Step = |client| assert_eq!(client.enable(0, 1), 0);
+    let all = [size, place, kick, enable];
+    for missing in 0..all.len() {
+        let mut client = Client::ready();
+        for (index, step) in all.iter().enumerate() {
+            if index != missing {
+                step(&mut client);
+            }
+        }
+        client.offer(0, 0, LOW, b"nobody takes it");
+        thread::sleep(Duration::from_millis(20));
+        assert!(client.device.starts.lock().unwrap().is_empty(), "without its part {missing}");
+        assert_eq!(client.used(0), 0);
+        all[missing](&mut client);
+        client.wait_for_used(0, 1);
+    }
+}
+
+#[test]
+fn a_ring_of_no_entries_and_one_in_no_memory_end_the_session() {
+    for number in [0, 3, 32769, u32::MAX] {
+        let mut client = Client::ready();
+        client.send(Code::SET_VRING_NUM, &state(0, number));
+        assert!(client.ended().cause.is_some(), "{number}");
+    }
+    let mut client = Client::ready();
+    client.send(Code::SET_VRING_NUM, &state(0, u32::from(SIZE)));
+    client.send(Code::SET_VRING_ADDR, &words(&[0; 5]));
+    client.give_kick(0);
+    client.send(Code::SET_VRING_ENABLE, &state(0, 1));
+    let cause = client.ended().cause;
+    assert!(
+        matches!(cause, Some(Error::Refused { cause: Refusal::Nowhere { index: 0, .. }, .. })),
+        "{cause:?}"
+    );
 }

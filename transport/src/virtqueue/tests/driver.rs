@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, bitmap::AtomicBitmap};
 
-use super::super::{Call, QueueConfig, QueueControl, Setup, Virtqueue};
+use super::super::{Call, Prepared, QueueConfig, QueueControl, QueueFault, Setup, Virtqueue};
 use crate::{mem::GuestMap, transport::Config};
 
 pub(super) const SIZE: u16 = 8;
@@ -39,7 +39,7 @@ pub(super) type Memory = GuestMemoryMmap<AtomicBitmap>;
 pub(super) struct Driver {
     pub(super) memory: Arc<Memory>,
     pub(super) calls: Arc<AtomicU32>,
-    pub(super) errors: Arc<AtomicU32>,
+    pub(super) faults: Arc<Mutex<Vec<QueueFault>>>,
     pub(super) control: QueueControl,
     kick: OwnedFd,
     event_idx: bool,
@@ -56,6 +56,12 @@ impl Driver {
     }
 
     pub(super) fn polled(event_idx: bool, poll: Duration) -> (Self, Virtqueue) {
+        let (driver, prepared) = Self::prepared(event_idx, poll);
+        (driver, prepared.activate().unwrap())
+    }
+
+    /// A queue that nobody serves yet.
+    pub(super) fn prepared(event_idx: bool, poll: Duration) -> (Self, Prepared) {
         let regions = [
             (GuestAddress(0), BORDER as usize),
             (GuestAddress(BORDER), (GAP - BORDER) as usize),
@@ -63,30 +69,29 @@ impl Driver {
         ];
         let memory = Arc::new(Memory::from_ranges(&regions).unwrap());
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        let (calls, errors) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+        let (calls, faults) = (Arc::<AtomicU32>::default(), Arc::<Mutex<_>>::default());
         let setup = Setup {
             config: Self::config(event_idx),
             map: GuestMap::of(memory.clone()).unwrap(),
             kick: kick.try_clone().unwrap(),
             call: Some(counting(&calls)),
-            error: Some(counting(&errors)),
+            on_fault: Some(Box::new(note(&faults))),
             protocol: protocol(),
             poll,
         };
         let (prepared, control) = setup.prepare().unwrap();
-        let queue = prepared.activate().unwrap();
         (
             Self {
                 memory,
                 calls,
-                errors,
+                faults,
                 control,
                 kick,
                 event_idx,
                 next: 0,
                 dirty: BTreeSet::new(),
             },
-            queue,
+            prepared,
         )
     }
 
@@ -217,6 +222,11 @@ pub(super) fn protocol() -> Config {
 /// Where the message of chain `head` lies.
 pub(super) fn message_at(head: u16) -> u64 {
     DATA + u64::from(head) * 0x1000
+}
+
+fn note(faults: &Arc<Mutex<Vec<QueueFault>>>) -> impl Fn(QueueFault) + Send + use<> {
+    let faults = faults.clone();
+    move |fault| faults.lock().unwrap().push(fault)
 }
 
 pub(super) fn counting(count: &Arc<AtomicU32>) -> Call {

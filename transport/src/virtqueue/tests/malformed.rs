@@ -1,10 +1,11 @@
 //! What a hostile guest offers.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::timeout;
 
+use super::super::QueueFault;
 use super::driver::{DATA, Desc, Driver, END, GAP, INDIRECT, NEXT, SIZE, WRITE};
 use crate::transport::{Completion, Transport};
 
@@ -74,7 +75,7 @@ async fn a_ring_that_makes_no_sense_stops_and_says_so() {
         while let Ok(message) = timeout(Duration::from_millis(5), queue.recv()).await {
             taken.push(message.unwrap().unwrap());
         }
-        assert_eq!(driver.errors.load(Ordering::SeqCst), 1);
+        assert_eq!(*driver.faults.lock().unwrap(), [QueueFault::Broken]);
         driver.kick();
         assert!(timeout(Duration::from_millis(5), queue.recv()).await.is_err());
         for message in taken {
