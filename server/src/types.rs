@@ -138,7 +138,8 @@ impl Entry {
     pub(crate) fn to_abi(self) -> fuse_entry_out {
         fuse_entry_out {
             nodeid: self.nodeid.0,
-            generation: self.generation,
+            // A root has none: the kernel complains of one.
+            generation: if self.nodeid == NodeId::ROOT { 0 } else { self.generation },
             entry_valid: self.entry_ttl.as_secs(),
             attr_valid: self.attr_ttl.as_secs(),
             entry_valid_nsec: self.entry_ttl.subsec_nanos(),

@@ -78,6 +78,17 @@ impl Prepared {
     }
 }
 
+/// So many requests are named when they are abandoned.
+const NAMED_MAX: usize = 10;
+
+/// Says which requests are left behind.
+fn abandon(requests: &[String]) {
+    let named = requests.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = requests.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    tracing::warn!("requests do not end and are abandoned: {named}{more}");
+}
+
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

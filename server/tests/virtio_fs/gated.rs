@@ -19,6 +19,9 @@ pub(crate) const WAITS: &str = "waits";
 /// A lookup of this name keeps its worker's thread until the gate opens.
 pub(crate) const BLOCKS: &str = "blocks";
 
+/// A lookup of this name panics, after it has waited for the gate.
+pub(crate) const PANICS: &str = "panics";
+
 /// Clones are the same filesystem.
 #[derive(Clone)]
 pub(crate) struct Gated(Arc<State>);
@@ -97,12 +100,13 @@ impl FileSystem for Gated {
 
     async fn lookup(&self, _: &Context, op: Lookup<'_>) -> Result<Entry> {
         let LookupName::Name(name) = op.name else { return Err(Errno::ENOENT) };
-        if name.as_bytes() == WAITS.as_bytes() {
+        if [WAITS, PANICS].map(str::as_bytes).contains(&name.as_bytes()) {
             self.0.waiting.fetch_add(1, Ordering::SeqCst);
             let opened = self.0.gate.subscribe().wait_for(|is_open| *is_open).await.map(drop);
             opened.expect("the gate lives as long as its filesystem");
             self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         }
+        assert_ne!(name.as_bytes(), PANICS.as_bytes(), "as it was told to");
         if name.as_bytes() == BLOCKS.as_bytes() {
             self.0.waiting.fetch_add(1, Ordering::SeqCst);
             let blocked = self.0.blocked.lock().unwrap();

@@ -4,7 +4,7 @@ use fsrv::Errno;
 
 use crate::{
     driver::A_WHILE,
-    gated::{BLOCKS, WAITS},
+    gated::{BLOCKS, PANICS, WAITS},
     monitor::{Monitor, destroy, forget, init, lookup, open, until, wait_for_lock},
 };
 
@@ -62,6 +62,20 @@ async fn ends_the_client_after_its_last_request(call: fsrv::testing::Call) {
     }
     monitor.queues[1].request(&lookup("name")).await.unwrap();
     assert_eq!(monitor.fs.clients(), (2, 1));
+}
+
+#[tokio::test]
+async fn a_filesystem_that_panics_answers_eio_and_the_queue_goes_on() {
+    let mut monitor = Monitor::begun(1).await;
+    let panics = monitor.queues[1].send(&lookup(PANICS));
+    monitor.until_waiting(1).await;
+    monitor.fs.open_gate();
+    assert_eq!(monitor.queues[1].reply(panics).await.unwrap_err(), Errno::EIO);
+    let at_once = monitor.queues[1].request(&lookup(PANICS)).await;
+    assert_eq!(at_once.unwrap_err(), Errno::EIO);
+    monitor.queues[1].request(&lookup("name")).await.unwrap();
+    assert_eq!(monitor.device.pause().await.unwrap(), [0, 4]);
+    assert_eq!(monitor.device.stats().in_flight, 0);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
     mount::mount_by_program,
     options::Root,
     point::MountPoint,
-    tests::{CONFIG, INIT, in_runtime, is_mounted, mount_line, opcode},
+    tests::{CONFIG, INIT, Moved, in_runtime, is_mounted, mount_line, opcode},
     *,
 };
 use crate::{mem::Pool, transport::Transport};
@@ -90,6 +90,20 @@ fn clients_read_the_file_and_it_can_be_synced() {
         mount.unmount().unwrap();
         server.join().unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), CONTENT);
+    }
+}
+
+#[test]
+fn a_mount_over_a_file_whose_directory_was_renamed_is_found() {
+    for exported in Exported::both_ways() {
+        let moved = Moved::above(&exported.file);
+        let file = moved.to.join("file");
+        assert_eq!(fs::symlink_metadata(&exported.file).unwrap_err().kind(), ErrorKind::NotFound);
+        exported.mount.unmount().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), CONTENT);
+        // It may be mounted over again.
+        let (again, _device) = mount(&file, &options()).unwrap();
+        again.unmount().unwrap();
     }
 }
 

@@ -11,6 +11,7 @@ mod direct;
 mod error;
 #[cfg(test)]
 mod file_tests;
+mod find;
 mod lock;
 mod mount;
 mod options;

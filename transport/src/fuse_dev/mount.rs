@@ -1,9 +1,7 @@
 //! A mount, and its end.
 
 use std::{
-    fs,
     io::{self, ErrorKind},
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +12,7 @@ use rustix::{
 
 use super::{
     Device, MountError, MountOptions, direct,
+    find::{Found, find},
     lock::FileLock,
     options::Root,
     point::{MountId, MountPoint},
@@ -97,7 +96,7 @@ impl Mount {
         Self { path, id, means, root, lock }
     }
 
-    /// The mount point, without symbolic links.
+    /// The mount point as it was when it was mounted on, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -107,8 +106,8 @@ impl Mount {
         self.means == Means::Program
     }
 
-    /// Unmounts. It is no error when somebody else did so before, and a mount that took the place of
-    /// this one is left alone.
+    /// Unmounts, wherever the mount point was moved to. It is no error when somebody else did so before, and a
+    /// mount that took the place of this one is left alone.
     ///
     /// The kernel first writes back what it has cached, so the mount must still be served.
     ///
@@ -131,8 +130,9 @@ impl Mount {
     /// # Errors
     /// When something could not be written.
     pub fn sync(&self) -> io::Result<()> {
+        let Found::At(path) = find(&self.id, &self.path)? else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = open(&self.path, flags | self.root.open_flags(), Mode::empty())?;
+        let root = open(&path, flags | self.root.open_flags(), Mode::empty())?;
         if MountId::of(&root)?.is_same(&self.id) {
             syncfs(&root)?;
         }
@@ -156,56 +156,19 @@ impl Mount {
     }
 
     fn take_off(&self, flags: UnmountFlags) -> io::Result<()> {
-        match self.on_top()? {
-            Some(top) if top.is_same(&self.id) => {}
-            // Numbers of filesystems are reused, but not while they live.
-            Some(top) if top.device == self.id.device => return Ok(()),
-            _ if self.is_listed()? => {
-                let message = format!("another mount covers {}", self.path.display());
+        let path = match find(&self.id, &self.path)? {
+            Found::At(path) => path,
+            Found::Covered(path) => {
+                let message = format!("another mount covers {}", path.display());
                 return Err(io::Error::new(ErrorKind::ResourceBusy, message));
             }
-            _ => return Ok(()),
-        }
+            Found::Nowhere => return Ok(()),
+        };
         match self.means {
-            Means::Kernel => Ok(rustix::mount::unmount(&self.path, flags)?),
-            Means::Program => program::unmount(&self.path, flags.contains(UnmountFlags::DETACH)),
+            Means::Kernel => Ok(rustix::mount::unmount(&path, flags)?),
+            Means::Program => program::unmount(&path, flags.contains(UnmountFlags::DETACH)),
         }
     }
-
-    /// The mount that the mount point leads to, if it is still there.
-    fn on_top(&self) -> io::Result<Option<MountId>> {
-        match MountId::at(&self.path) {
-            Ok(id) => Ok(Some(id)),
-            Err(error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// Whether the list of mounts has this one.
-    fn is_listed(&self) -> io::Result<bool> {
-        let (major, minor) = self.id.device;
-        let device = format!("{major}:{minor}").into_bytes();
-        let path = as_listed(&self.path);
-        let mounts = fs::read("/proc/self/mountinfo")?;
-        Ok(mounts.split(|&byte| byte == b'\n').any(|line| {
-            let mut fields = line.split(|&byte| byte == b' ').skip(2);
-            fields.next() == Some(&*device) && fields.nth(1) == Some(&*path)
-        }))
-    }
-}
-
-/// A path as `/proc/self/mountinfo` writes it.
-fn as_listed(path: &Path) -> Vec<u8> {
-    let mut listed = Vec::new();
-    for &byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' | b'#' => listed.extend(format!("\\{byte:03o}").bytes()),
-            _ => listed.push(byte),
-        }
-    }
-    listed
 }
 
 impl Drop for Mount {

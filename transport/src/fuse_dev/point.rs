@@ -90,7 +90,10 @@ fn is_mount_root(fd: &OwnedFd) -> io::Result<bool> {
 /// Which mount a descriptor is on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MountId {
-    mount: u64,
+    /// Never used again, where the kernel has such numbers.
+    unique: u64,
+    /// The number in `/proc/self/mountinfo`, which is used again.
+    pub(super) listed: u64,
     /// Major and minor number of the filesystem.
     pub(super) device: (u32, u32),
 }
@@ -99,8 +102,10 @@ impl MountId {
     /// Asks the kernel alone: the server of the mount may be dead, or not running yet.
     pub(super) fn of(fd: impl AsFd) -> io::Result<Self> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let found = statx(fd, "", flags, StatxFlags::MNT_ID | MNT_ID_UNIQUE)?;
-        Ok(Self { mount: found.stx_mnt_id, device: (found.stx_dev_major, found.stx_dev_minor) })
+        let listed = statx(&fd, "", flags, StatxFlags::MNT_ID)?.stx_mnt_id;
+        let found = statx(&fd, "", flags, StatxFlags::MNT_ID | MNT_ID_UNIQUE)?;
+        let device = (found.stx_dev_major, found.stx_dev_minor);
+        Ok(Self { unique: found.stx_mnt_id, listed, device })
     }
 
     /// The topmost mount at `path`, a symbolic link at its end not followed.
@@ -109,7 +114,7 @@ impl MountId {
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.mount, self.device) == (other.mount, other.device)
+        (self.unique, self.device) == (other.unique, other.device)
     }
 }
 

@@ -1,11 +1,22 @@
 //! Real mounts, with nobody who understands what the kernel asks. They need root and `/dev/fuse`.
 
-use std::{future::Future, io::ErrorKind, path::Path, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::fs::{Mode, OFlags, open};
 use tempfile::TempDir;
 
-use super::{mount::mount_by_program, options::Root, point::MountPoint, *};
+use super::{
+    mount::mount_by_program,
+    options::Root,
+    point::{MountId, MountPoint},
+    *,
+};
 use crate::{
     mem::{PAGE, Pool},
     transport::{Config, Message, Transport},
@@ -96,6 +107,80 @@ fn a_mount_that_took_our_place_is_left_alone() {
     first.mount.abort().unwrap();
     assert!(is_mounted(first.path()));
     second.unmount().unwrap();
+}
+
+/// Renames the directory above a mount point, and gives it back its name when dropped.
+pub(super) struct Moved {
+    from: PathBuf,
+    pub(super) to: PathBuf,
+}
+
+impl Moved {
+    pub(super) fn above(point: &Path) -> Self {
+        let from = point.parent().unwrap().to_owned();
+        let to = from.with_file_name("a new\nname \\ with # all");
+        fs::rename(&from, &to).unwrap();
+        Self { from, to }
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        fs::rename(&self.to, &self.from).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_whose_parent_was_renamed_is_found() {
+    for by_program in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("parent/point");
+        fs::create_dir_all(&path).unwrap();
+        let mut options = MountOptions::new("test");
+        options.set("nosuid");
+        let mount = || match by_program {
+            false => super::mount(&path, &options).unwrap(),
+            true => {
+                let point = MountPoint::open(&path, Root::Directory).unwrap();
+                mount_by_program(point, &options).unwrap()
+            }
+        };
+        for end in [Mount::unmount, Mount::detach, Mount::abort] {
+            let (mount, _device) = mount();
+            let moved = Moved::above(&path);
+            let inside = moved.to.join("point");
+            assert!(is_mounted_anywhere(&inside));
+            end(&mount).unwrap();
+            assert!(!is_mounted_anywhere(&inside), "by_program: {by_program}");
+            drop(moved);
+        }
+        let (mount, _device) = mount();
+        let moved = Moved::above(&path);
+        // Something else is where it was, and it is covered where it is.
+        let tmpfs = |at: &Path| {
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("test", at, "tmpfs", flags, None).unwrap();
+        };
+        let off = |at: &Path| {
+            rustix::mount::unmount(at, rustix::mount::UnmountFlags::NOFOLLOW).unwrap();
+        };
+        fs::create_dir_all(&path).unwrap();
+        tmpfs(&path);
+        tmpfs(&moved.to.join("point"));
+        let covered = mount.unmount().unwrap_err();
+        assert_eq!(covered.kind(), ErrorKind::ResourceBusy, "{covered}");
+        off(&moved.to.join("point"));
+        mount.unmount().unwrap();
+        off(&path);
+        fs::remove_dir_all(&moved.from).unwrap();
+        assert!(!is_mounted_anywhere(&moved.to.join("point")));
+    }
+}
+
+/// Whether `path` is a mount, told without the list of mounts.
+fn is_mounted_anywhere(path: &Path) -> bool {
+    let [here, above] = [path, path.parent().unwrap()].map(|path| MountId::at(path).unwrap());
+    !here.is_same(&above)
 }
 
 #[test]

@@ -33,6 +33,7 @@ use rustix::fs::OFlags;
 const DIRECT: i32 = OFlags::DIRECT.bits() as i32;
 const EBADF: i32 = 9;
 const EINVAL: i32 = 22;
+const EFBIG: i32 = 27;
 
 /// A directory for one test, and files in it.
 struct Lab {
@@ -115,6 +116,35 @@ fn a_read_ends_where_the_file_does() {
         assert_eq!(lab.read(&file, 10_000, 10).await.unwrap(), b"");
         assert_eq!(lab.read(&file, 1 << 40, 10).await.unwrap(), b"");
         assert_eq!(lab.read(&file, 5, 0).await.unwrap(), b"");
+    });
+}
+
+/// The largest number would be "where the file is" to a ring.
+#[test]
+fn an_offset_that_no_file_has_is_einval() {
+    on_both_engines(async |lab: Lab| {
+        let einval = |result: io::Result<usize>| {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(EINVAL));
+        };
+        for flags in [0, DIRECT] {
+            let file = lab.file("f", &pattern(8192), &options(true, true, flags));
+            for at in [u64::MAX, u64::MAX - 4095, 1 << 63, (1 << 63) + 4096] {
+                einval(lab.read(&file, at, 4096).await.map(|read| read.len()));
+                einval(lab.read(&file, at, 0).await.map(|read| read.len()));
+                einval(read_part(&file, lab.room(8192), 4096, at).await.map(|out| out.len()));
+                einval(lab.write(&file, at, &[1; 4096]).await);
+                einval(lab.write(&file, at, b"").await);
+                let data = InBuf::copied(&lab.pool, &[1; 8192]);
+                einval(write_part(&file, data, 4096, at).await.map(|(written, _)| written));
+                einval(fallocate(&file, 0, at, 4096).await.map(|()| 0));
+                einval(fallocate(&file, 0, 0, at).await.map(|()| 0));
+            }
+            let last = i64::MAX as u64;
+            assert_eq!(lab.read(&file, last & !4095, 4096).await.unwrap(), b"");
+            let too_far = lab.write(&file, last & !4095, &[1; 4096]).await.unwrap_err();
+            assert_eq!(too_far.raw_os_error(), Some(EFBIG));
+        }
+        assert_eq!(fs::read(lab.path("f")).unwrap(), pattern(8192));
     });
 }
 

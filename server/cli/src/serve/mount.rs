@@ -1,31 +1,20 @@
 //! A directory or an image at a mount point.
 
-use std::{
-    io,
-    path::Path,
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-    time::Duration,
-};
+mod workers;
 
-use anyhow::{Context, Result, anyhow, bail};
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
 use fsrv::{FileSystem, Limits, Session, layer::ReadOnly};
 use fsrv_passthrough::prepare_worker;
 use fsrv_transport::{
-    fuse_dev::{Device, FuseTransport, Mount, MountOptions, mount},
-    io::{self as file_io, Engine},
-    mem::Pool,
-    worker::Worker,
+    fuse_dev::{Device, Mount, MountOptions, mount},
+    io as file_io,
 };
 use rustix::process::geteuid;
-use tokio::{
-    runtime::Runtime,
-    sync::{
-        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-        watch,
-    },
-    time::timeout,
-};
+use tokio::{runtime::Runtime, sync::mpsc::unbounded_channel, time::timeout};
+
+use workers::Workers;
 
 use super::{
     Prepared,
@@ -193,101 +182,9 @@ async fn stop(
     match timeout(limit, workers.all_ended()).await {
         Ok(()) => workers.join(),
         Err(_) => {
-            tracing::warn!("a request does not end; it is abandoned");
-            Ok(())
+            super::abandon(&workers.in_flight());
+            workers.join_ended()
         }
-    }
-}
-
-/// The threads that serve.
-struct Workers {
-    threads: Vec<JoinHandle<io::Result<()>>>,
-    /// One message from each that ended.
-    ended: UnboundedReceiver<()>,
-    /// What they wait for before they serve. Without it they end.
-    go: watch::Sender<()>,
-}
-
-impl Workers {
-    /// Starts a worker for each of `devices`. They wait for [`Workers::serve`].
-    ///
-    /// # Errors
-    /// Why one of them cannot serve.
-    fn start<F: FileSystem + 'static>(
-        session: Session<F>,
-        devices: Vec<(usize, Device)>,
-        engine: Engine,
-        prepare: fn() -> io::Result<()>,
-    ) -> Result<Self> {
-        let session = Arc::new(session);
-        let (sender, ended) = unbounded_channel();
-        let (began, begun) = mpsc::channel();
-        let (go, going) = watch::channel(());
-        let mut threads = Vec::new();
-        for (index, (cpu, device)) in devices.into_iter().enumerate() {
-            let (session, end) = (session.clone(), End(sender.clone()));
-            let (began, mut going) = (began.clone(), going.clone());
-            let worker = Worker { name: format!("fsrv-{index}"), cpu: Some(cpu), engine };
-            let main = move || async move {
-                let _end = end;
-                let told = began.send(());
-                drop(began);
-                if told.is_err() || going.changed().await.is_err() {
-                    // Another one cannot.
-                    return Ok(());
-                }
-                let config = session.transport_config();
-                let transport = FuseTransport::new(device, config, Pool::new())?;
-                fsrv::serve(transport, &*session).await
-            };
-            threads.push(worker.spawn(prepare, main).context("cannot start a worker")?);
-        }
-        drop(began);
-        if threads.iter().any(|_| begun.recv().is_err()) {
-            drop(go);
-            join(threads, "cannot start a worker")?;
-            bail!("a worker ended at once");
-        }
-        Ok(Self { threads, ended, go })
-    }
-
-    fn serve(&self) {
-        // Those that ended say why when they are joined.
-        let _ = self.go.send(());
-    }
-
-    /// # Cancel safety
-    /// Cancel safe.
-    async fn one_ended(&mut self) {
-        self.ended.recv().await;
-    }
-
-    async fn all_ended(&mut self) {
-        while self.ended.recv().await.is_some() {}
-    }
-
-    /// # Errors
-    /// Why the first worker that failed did so.
-    fn join(self) -> Result<()> {
-        join(self.threads, "a worker failed")
-    }
-}
-
-fn join(threads: Vec<JoinHandle<io::Result<()>>>, failed: &'static str) -> Result<()> {
-    for thread in threads {
-        let result = thread.join().map_err(|_| anyhow!("a worker panicked"))?;
-        result.context(failed)?;
-    }
-    Ok(())
-}
-
-/// Tells of the end of a worker, however it comes.
-struct End(UnboundedSender<()>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        // Whoever started the workers may be gone.
-        let _ = self.0.send(());
     }
 }
 
@@ -308,105 +205,4 @@ fn mount_options(source: &Path, args: &Serve) -> MountOptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        fs,
-        sync::atomic::{AtomicBool, Ordering},
-        thread,
-        time::Instant,
-    };
-
-    use fsrv::{Attr, Attributes, Context as Request, abi::fuse_out_header, op::GetAttr};
-    use fsrv_transport::Transport;
-    use rustix::process::{Signal, getpid, kill_process};
-    use tokio::task::spawn_blocking;
-    use zerocopy::IntoBytes;
-
-    use super::*;
-
-    /// Never answers.
-    struct Stuck;
-
-    impl FileSystem for Stuck {
-        async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
-            std::future::pending().await
-        }
-    }
-
-    /// Answers only what it is asked again.
-    #[derive(Default)]
-    struct Deaf(AtomicBool);
-
-    impl FileSystem for Deaf {
-        async fn getattr(&self, _: &Request, _: GetAttr) -> fsrv::Result<Attributes> {
-            if !self.0.swap(true, Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-            let attr = Attr { ino: 1, mode: Attr::DIRECTORY | 0o755, nlink: 2, ..Attr::default() };
-            Ok(Attributes { attr, ttl: Duration::ZERO })
-        }
-    }
-
-    #[test]
-    fn the_kernel_takes_the_answer_to_a_request_that_it_sent_again() {
-        /// `FUSE_NOTIFY_RESEND`: the kernel sends again what was not answered (6.9).
-        const RESEND: i32 = 7;
-        let dir = tempfile::tempdir().unwrap();
-        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
-        let mount = Arc::new(mount);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut signals = Signals::catch().unwrap();
-            let session = Session::new(Deaf::default(), Limits::default());
-            let other = device.try_clone().unwrap();
-            let other = FuseTransport::new(other, session.transport_config(), Pool::new()).unwrap();
-            let workers =
-                Workers::start(session, vec![(0, device)], Engine::Threads, prepare_worker)
-                    .unwrap();
-            let path = dir.path().to_owned();
-            let client = spawn_blocking(move || fs::metadata(path));
-            let again = fuse_out_header { len: 16, error: RESEND, unique: 0 };
-            let notifier = other.notifier().unwrap();
-            let mut sent_again = tokio::time::interval(Duration::from_millis(200));
-            let mut client = std::pin::pin!(client);
-            let found = loop {
-                tokio::select! {
-                    found = &mut client => break found.unwrap(),
-                    _ = sent_again.tick() => notifier.notify(&[again.as_bytes()]).unwrap(),
-                }
-            };
-            assert!(found.unwrap().is_dir());
-            // The one that is never answered keeps its worker.
-            kill_process(getpid(), Signal::TERM).unwrap();
-            stop(workers, &mount, &mut signals).await.unwrap();
-        });
-    }
-
-    #[test]
-    fn a_request_that_never_ends_does_not_keep_the_server() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mount, device) = mount(dir.path(), &MountOptions::new("test")).expect("a mount");
-        let mount = Arc::new(mount);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut signals = Signals::catch().unwrap();
-            let threads = file_io::Pool::ready(shutdown::THREADS).unwrap();
-            let session = Session::new(Stuck, Limits::default());
-            let workers =
-                Workers::start(session, vec![(0, device)], Engine::Threads, prepare_worker)
-                    .unwrap();
-            workers.serve();
-            let client = thread::spawn({
-                let path = dir.path().to_owned();
-                move || fs::metadata(path)
-            });
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            // The second signal, so that the test need not wait for the first one's patience.
-            kill_process(getpid(), Signal::TERM).unwrap();
-            let start = Instant::now();
-            stop(workers, &mount, &threads, &mut signals).await.unwrap();
-            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-            client.join().unwrap().expect_err("the mount is gone");
-        });
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use fsrv_passthrough::prepare_worker;
 use fsrv_transport::{
     io::start_thread,
     mem::survive_truncation,
-    vhost_user::{Closer, FrontEnd, Listener, serve_front_end},
+    vhost_user::{Closer, Device, Error, FrontEnd, Listener, serve_front_end},
 };
 use tokio::{runtime::Runtime, sync::oneshot, time::timeout};
 
@@ -164,10 +164,17 @@ async fn until_end(
     match timeout(END_LIMIT, control).await {
         Ok(ended) => ended.unwrap_or_else(|_| bail!("the control thread panicked")),
         Err(_) => {
-            tracing::warn!("a request does not end; it is abandoned");
+            super::abandon(&front_ends.in_flight());
             Ok(())
         }
     }
+}
+
+/// How serving a front-end ended.
+enum Served {
+    ToItsEnd,
+    /// Nobody else can be served either.
+    Fatally,
 }
 
 /// Those who connect, one after the other.
@@ -177,8 +184,8 @@ struct FrontEnds {
     config: ConfigSpace,
     poll: Duration,
     is_only_one: bool,
-    /// What hangs up on the one that is served.
-    current: Mutex<Option<Closer>>,
+    /// What hangs up on the one that is served, and what it is served by.
+    current: Mutex<Option<(Closer, Arc<dyn Device>)>>,
 }
 
 impl FrontEnds {
@@ -204,7 +211,10 @@ impl FrontEnds {
                         // Requests that were abandoned may hold the descriptors that it would take.
                         tracing::warn!("a front-end cannot be served: {error:#}");
                     }
-                    served => served?,
+                    Ok(Served::Fatally) => bail!("a worker has ended"),
+                    served => {
+                        served?;
+                    }
                 },
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -219,34 +229,42 @@ impl FrontEnds {
         }
     }
 
-    fn serve<F: FileSystem + 'static>(&self, front_end: FrontEnd, fs: F) -> Result<()> {
+    fn serve<F: FileSystem + 'static>(&self, front_end: FrontEnd, fs: F) -> Result<Served> {
         let peer = front_end.peer;
         tracing::info!("a front-end connected: {peer}");
-        *self.current() = Some(front_end.closer().context("cannot take a connection")?);
         let session = Session::new(fs, Limits::default()).outliving_workers();
         let device =
             VhostUserFs::new(Arc::new(session), self.queues.clone(), self.config, self.poll);
-        let ended = serve_front_end(front_end.stream, Arc::new(device));
+        let device: Arc<dyn Device> = Arc::new(device);
+        let closer = front_end.closer().context("cannot take a connection")?;
+        *self.current() = Some((closer, device.clone()));
+        let ended = serve_front_end(front_end.stream, device);
         *self.current() = None;
+        let is_fatal = ended.cause.as_ref().is_some_and(Error::is_fatal);
         match ended.cause {
             None => tracing::info!("the front-end left: {peer}"),
             Some(error) => tracing::warn!("the front-end was hung up on ({peer}): {error}"),
         }
         if ended.is_abandoned {
-            tracing::warn!("requests of that front-end do not end; they are abandoned");
+            super::abandon(&ended.abandoned);
         }
-        Ok(())
+        Ok(if is_fatal { Served::Fatally } else { Served::ToItsEnd })
     }
 
     /// Ends the thread: takes nobody more, and hangs up on the one that is there.
     fn end(&self) {
         self.listener.waker().wake();
-        if let Some(front_end) = &*self.current() {
+        if let Some((front_end, _)) = &*self.current() {
             front_end.close();
         }
     }
 
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<Closer>> {
+    /// What is being done for the one that is served.
+    fn in_flight(&self) -> Vec<String> {
+        self.current().as_ref().map_or_else(Vec::new, |(_, device)| device.in_flight())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(Closer, Arc<dyn Device>)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
+use crate::mount::Mount;
 use crate::served::{FSRV, Served, directory};
 
 #[test]
@@ -90,6 +91,42 @@ fn low_descriptor_limit_is_named_in_a_warning() {
 
     assert!(log.contains("256"), "no warning in {log:?}");
     served.stop();
+}
+
+/// Both ways to mount, and an image over a file.
+#[test]
+fn mount_point_whose_parent_was_renamed_is_unmounted_where_it_is() {
+    let place = directory();
+    let image = place.path().join("image");
+    fs::write(&image, vec![7; 4096]).expect("an image");
+    for serves_image in [false, true] {
+        let (before, after) = (place.path().join("before"), place.path().join("after\nwards"));
+        let point = before.join("point");
+        if serves_image {
+            fs::create_dir_all(&before).expect("a directory");
+            fs::write(&point, "below").expect("a file to mount over");
+        } else {
+            fs::create_dir_all(&point).expect("a mount point");
+        }
+        let served = directory();
+        let mount = if serves_image {
+            Mount::start(&point, |command, point| {
+                command.args([FSRV, "serve", "--fuse"]).arg(point);
+                command.arg("--image").arg(&image).args(["--format", "raw"])
+            })
+        } else {
+            Mount::serve(Path::new(FSRV), served.path(), &point, &[])
+        };
+        let mut mount = mount.expect("a mount");
+        fs::rename(&before, &after).expect("a new name for the parent");
+        mount.signal(Signal::TERM).expect("a running server");
+        mount.ended().expect("a clean end");
+        let [inside, above] = [after.join("point"), after.clone()].map(|path| {
+            std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).expect("no dead mount"))
+        });
+        assert_eq!(inside, above, "the mount point is none any more");
+        fs::remove_dir_all(&after).expect("a directory without a mount");
+    }
 }
 
 #[test]
