@@ -97,6 +97,7 @@ pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Resu
     let inode = target.inode.clone();
     let by = By {
         uid: cx.uid,
+        gid: cx.gid,
         changer: Changer::by_uid(cx),
         truncates: Changer::by_flag(cx, op.kill_suidgid),
     };
@@ -114,9 +115,18 @@ pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Resu
 #[derive(Clone, Copy)]
 struct By {
     uid: u32,
+    gid: u32,
     changer: Changer,
     /// The same for its size, where the request says it.
     truncates: Changer,
+}
+
+impl By {
+    /// Whether somebody who is not the owner may write, as far as mode and ids tell.
+    fn may_write(&self, attr: &Attr) -> bool {
+        let needed = if self.gid == attr.gid { 0o020 } else { 0o002 };
+        attr.mode & needed != 0
+    }
 }
 
 /// Whether cutting the file to `size` takes long.
@@ -166,14 +176,15 @@ fn change(
 
 /// `chown(-1, -1)` changes nothing but the time of change, and clears suid. What the client's kernel sends
 /// before a change by whoever may not keep suid looks the same: it learns of the mode by this answer, before the
-/// content is another. So of those who are not the owner, who may write the file may do it too. Nobody else gets an
-/// error, but nothing is changed for them.
+/// content is another. So of those who are not the owner, who has the file open for writing may do it too. Nobody else
+/// gets an error, but nothing is changed for them.
 fn touch(shared: &Shared, target: &Target, fd: BorrowedFd<'_>, by: By) -> io::Result<()> {
     let (inode, stat) = (&target.inode, Stat::of(fd)?);
     inode.saw(&stat);
     let attr = stat.attr;
     let clears = attr.mode & 0o6000 != 0 && attr.file_type() != Attr::DIRECTORY;
-    if clears && by.uid != 0 && by.uid != attr.uid && !inode.has_writers() {
+    let may_write = inode.has_writers() && by.may_write(&attr);
+    if clears && by.uid != 0 && by.uid != attr.uid && !may_write {
         return Ok(());
     }
     by.changer.run(shared, inode, fd, || meta::chown(fd, None, None))

@@ -111,6 +111,28 @@ fn what_a_change_took_is_gone_for_the_client_at_once() {
 }
 
 #[test]
+fn a_client_with_a_page_cache_knows_it_before_the_content_is_another() {
+    for manner in [["--cache", "auto"], ["--cache", "always"]] {
+        let served = Served::new(&manner);
+        let path = served.mounted().join("program");
+        fs::copy(PROGRAM, served.mounted().join("source")).unwrap();
+        for (change, act) in CHANGES {
+            // Truncation by itself answers the new mode; what goes past the cache is for the next question.
+            if change == "O_DIRECT" {
+                continue;
+            }
+            new_program(&path, 0o6777);
+            NOBODY.does(|| act(&path)).unwrap();
+            let flags = AtFlags::STATX_DONT_SYNC;
+            let known = statx(CWD, &path, flags, StatxFlags::MODE).unwrap().stx_mode & 0o7777;
+            assert_eq!(known, 0o777, "{change} with {manner:?}");
+            fs::remove_file(&path).unwrap();
+        }
+        served.stop();
+    }
+}
+
+#[test]
 fn a_store_into_a_mapping_leaves_them_as_it_does_natively() {
     for manner in MANNERS {
         let served = Served::new(manner);
@@ -151,6 +173,10 @@ fn a_chown_to_nobody_takes_them_from_no_file_that_its_caller_could_not_write() {
     // Natively EPERM, which what a client's kernel sends before a write must not get.
     NOBODY.does(|| chown(&path, None, None)).unwrap();
     assert_eq!((mode_of(&path), mode_of(&host)), (0o4755, 0o4755));
+    let by_root = open(&path).unwrap();
+    NOBODY.does(|| chown(&path, None, None)).unwrap();
+    assert_eq!((mode_of(&path), mode_of(&host)), (0o4755, 0o4755), "it is open, but not by them");
+    drop(by_root);
     fs::set_permissions(&path, Permissions::from_mode(0o4757)).unwrap();
     NOBODY.does(|| {
         let open = open(&path).unwrap();
