@@ -5,15 +5,11 @@ use std::{
     future::poll_fn,
     ops::Deref,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
-    task::Poll,
+    sync::Arc,
+    task::{self, Poll},
 };
 
-use futures::task::AtomicWaker;
-
+use super::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use crate::{
     errno::{Errno, Result},
     op::Opcode,
@@ -51,8 +47,11 @@ impl Context {
     /// Cancel safe.
     pub async fn interrupted(&self) {
         poll_fn(|cx| {
-            self.flight.waker.register(cx.waker());
-            if self.is_interrupted() { Poll::Ready(()) } else { Poll::Pending }
+            if self.flight.poll_interrupted(self.unique, cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }
@@ -147,26 +146,27 @@ impl Flight {
     pub(crate) fn begin(&self, unique: u64, opcode: Opcode) {
         self.opcode.store(opcode as u32, Ordering::Relaxed);
         // An earlier client may have numbered one alike.
-        self.interrupted.store(0, Ordering::SeqCst);
-        self.unique.store(unique, Ordering::SeqCst);
+        self.interrupted.store(0, Ordering::Relaxed);
+        // Who interrupts it finds the rest as it is now.
+        self.unique.store(unique, Ordering::Release);
     }
 
     pub(crate) fn end(&self) {
-        self.unique.store(0, Ordering::SeqCst);
+        self.unique.store(0, Ordering::Release);
     }
 
     /// What is in flight here.
     pub(crate) fn request(&self) -> Option<(u64, Opcode)> {
-        let unique = self.unique.load(Ordering::SeqCst);
+        let unique = self.unique.load(Ordering::Acquire);
         let opcode = Opcode::from_code(self.opcode.load(Ordering::Relaxed))?;
         (unique != 0).then_some((unique, opcode))
     }
 
     /// Interrupts request `unique` if it is the one here.
     pub(crate) fn interrupt(&self, unique: u64) -> bool {
-        let here = unique != 0 && self.unique.load(Ordering::SeqCst) == unique;
+        let here = unique != 0 && self.unique.load(Ordering::Acquire) == unique;
         if here {
-            self.interrupted.store(unique, Ordering::SeqCst);
+            self.interrupted.store(unique, Ordering::Release);
             self.waker.wake();
         }
         here
@@ -174,17 +174,25 @@ impl Flight {
 
     /// Interrupts the request that is here now.
     pub(crate) fn interrupt_current(&self) {
+        // Against a request that begins now, which then sees that its client has ended.
         self.interrupt(self.unique.load(Ordering::SeqCst));
     }
 
     /// Interrupts whatever request is here, now or later.
     pub(crate) fn close(&self) {
-        self.ended.store(true, Ordering::SeqCst);
+        self.ended.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    fn is_interrupted(&self, unique: u64) -> bool {
-        let interrupted = self.interrupted.load(Ordering::SeqCst);
-        (interrupted == unique && unique != 0) || self.ended.load(Ordering::SeqCst)
+    /// The same, and if not, wakes the one who asks when it is.
+    pub(crate) fn poll_interrupted(&self, unique: u64, cx: &task::Context) -> bool {
+        self.waker.register(cx.waker());
+        self.is_interrupted(unique)
+    }
+
+    /// Whether request `unique`, which is here, was interrupted.
+    pub(crate) fn is_interrupted(&self, unique: u64) -> bool {
+        let interrupted = self.interrupted.load(Ordering::Acquire);
+        (interrupted == unique && unique != 0) || self.ended.load(Ordering::Acquire)
     }
 }

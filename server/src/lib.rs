@@ -77,6 +77,8 @@ mod errno;
 mod fs;
 mod init;
 pub mod layer;
+#[cfg(test)]
+mod model;
 mod name;
 pub mod notify;
 pub mod op;
@@ -84,6 +86,7 @@ mod serve;
 mod session;
 mod slots;
 mod stats;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;

@@ -29,6 +29,7 @@ use crate::{
     init::{Init, Limits},
     op::{Args, Extensions, Grant, Opcode, Operation, Release, ReleaseDir},
     stats::{Requests, SessionStats, ThreadsIo},
+    sync,
     types::NodeId,
 };
 

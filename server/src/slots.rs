@@ -7,14 +7,11 @@ use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::task::AtomicWaker;
+use super::sync::{AtomicBool, AtomicWaker, Mutex, MutexGuard, Ordering};
 
 /// Futures in flight. Places are made as they are needed and kept.
 pub(crate) struct Slots<F> {
@@ -128,32 +125,127 @@ impl<F: Future<Output = ()>> Slots<F> {
 mod tests {
     use futures::{FutureExt, future::pending};
 
-    use super::*;
+    use super::{
+        super::sync::{
+            AtomicU32,
+            check::{block_on, orders, thread},
+        },
+        *,
+    };
 
     #[test]
     fn a_future_that_does_not_wait_leaves_its_place_at_once() {
-        let mut slots = Slots::new();
-        slots.start(async {}.boxed_local());
-        assert_eq!((slots.len(), slots.slots.len()), (0, 1));
+        orders(|| {
+            let mut slots = Slots::new();
+            slots.start(async {}.boxed_local());
+            assert_eq!((slots.len(), slots.slots.len()), (0, 1));
+        });
     }
 
     #[test]
     fn a_woken_future_runs_in_the_next_round() {
-        let mut slots = Slots::new();
-        slots.start(wait_once().boxed_local());
-        assert_eq!(slots.len(), 1);
-        slots.run_woken();
-        assert_eq!(slots.len(), 0);
+        orders(|| {
+            let mut slots = Slots::new();
+            slots.start(wait_once().boxed_local());
+            assert_eq!(slots.len(), 1);
+            slots.run_woken();
+            assert_eq!(slots.len(), 0);
+        });
     }
 
     #[test]
     fn a_place_is_reused_beside_one_that_waits_for_ever() {
-        let mut slots = Slots::new();
-        slots.start(pending().boxed_local());
-        for _ in 0..10 {
-            slots.start(async {}.boxed_local());
+        orders(|| {
+            let mut slots = Slots::new();
+            slots.start(pending().boxed_local());
+            for _ in 0..10 {
+                slots.start(async {}.boxed_local());
+            }
+            assert_eq!((slots.len(), slots.slots.len()), (1, 2));
+        });
+    }
+
+    #[test]
+    fn a_future_runs_to_its_end_however_its_wake_ups_come() {
+        orders(|| {
+            let event = Arc::new(Event::default());
+            let mut slots = Slots::new();
+            slots.start(event.clone().comes(2));
+            let waker = thread::spawn(move || {
+                event.happens();
+                event.happens();
+            });
+            block_on(until_empty(&mut slots));
+            waker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn two_futures_woken_by_two_threads_both_end() {
+        orders(|| {
+            let events = [Arc::new(Event::default()), Arc::new(Event::default())];
+            let mut slots = Slots::new();
+            let wakers = events.map(|event| {
+                slots.start(event.clone().comes(1));
+                thread::spawn(move || event.happens())
+            });
+            block_on(until_empty(&mut slots));
+            wakers.into_iter().for_each(|waker| waker.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_late_wake_up_does_no_harm_to_the_next_future_in_its_place() {
+        orders(|| {
+            let (old, new) = (Arc::new(Event::default()), Arc::new(Event::default()));
+            let mut slots = Slots::new();
+            slots.start(old.clone().comes(1));
+            let waker = thread::spawn(move || {
+                old.happens();
+                old.happens();
+            });
+            block_on(until_empty(&mut slots));
+            slots.start(new.clone().comes(1));
+            assert_eq!(slots.slots.len(), 1);
+            let other = thread::spawn(move || new.happens());
+            block_on(until_empty(&mut slots));
+            waker.join().unwrap();
+            other.join().unwrap();
+        });
+    }
+
+    /// What a loop does with them.
+    async fn until_empty(slots: &mut Slots<impl Future<Output = ()>>) {
+        loop {
+            slots.run_woken();
+            if slots.len() == 0 {
+                return;
+            }
+            slots.woken().await;
         }
-        assert_eq!((slots.len(), slots.slots.len()), (1, 2));
+    }
+
+    /// Something that happens on another thread, some times.
+    #[derive(Default)]
+    struct Event {
+        times: AtomicU32,
+        waker: AtomicWaker,
+    }
+
+    impl Event {
+        fn happens(&self) {
+            self.times.fetch_add(1, Ordering::Release);
+            self.waker.wake();
+        }
+
+        async fn comes(self: Arc<Self>, times: u32) {
+            poll_fn(|cx| {
+                self.waker.register(cx.waker());
+                let happened = self.times.load(Ordering::Acquire);
+                if happened >= times { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
     }
 
     /// Wakes itself and waits once.
