@@ -289,10 +289,10 @@ impl Inodes {
         }
         shrink(&mut by_file, |inode| self.hash_inode(inode));
         self.remove_by_id(nodeid);
-        drop(by_file);
         if !inode.is_held_by_handle() {
             self.by_fd.fetch_sub(1, Ordering::Relaxed);
         }
+        // Before others may find that the file is not known: they would give it another number.
         if remember && let Identity::Handle(handle) = &inode.identity {
             lock(&self.forgotten).remember(nodeid, &inode.mount, handle);
         }
