@@ -2,22 +2,19 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use fsrv::{Attr, NodeId};
 use hashbrown::HashTable;
 use rustix::fs::OFlags;
 
+use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RandomState, lock};
 use crate::{
     mount::Mount,
-    mutex::lock,
     suid::has_suid,
     sys::{handle::FileHandle, stat::Stat},
 };
@@ -437,3 +434,7 @@ fn shrink(table: &mut HashTable<Arc<Inode>>, hash: impl Fn(&Arc<Inode>) -> u64) 
 fn shard(hash: u64) -> usize {
     (hash >> 48) as usize % SHARDS
 }
+
+#[cfg(test)]
+#[path = "inode/tests.rs"]
+mod tests;

@@ -12,6 +12,8 @@ mod filesystem;
 mod handle;
 mod inode;
 mod locks;
+#[cfg(test)]
+mod model;
 mod mount;
 mod mutex;
 mod ops;
@@ -19,6 +21,7 @@ mod prune;
 mod removed;
 mod shared;
 mod suid;
+mod sync;
 mod sys;
 
 pub use config::{CachePolicy, Config, InodeFileHandles};
