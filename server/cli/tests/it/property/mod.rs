@@ -1,4 +1,5 @@
-//! Random operations on the mount and on the native directory: the same answers, and in the end the same trees.
+//! Random operations on the mount and on the native directory, by root and by an ordinary user, while caches are
+//! dropped: the same answers, and in the end the same trees.
 
 mod op;
 mod side;

@@ -53,39 +53,153 @@ pub(crate) enum Time {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Open { slot: usize, at: Place, flags: OFlags, mode: u32 },
-    Tmpfile { slot: usize, at: Place, mode: u32 },
-    LinkOpen { slot: usize, to: Place },
-    Close { slot: usize },
-    Read { slot: usize, offset: u64, len: usize },
-    Write { slot: usize, offset: u64, len: usize, fill: u8 },
-    Append { slot: usize, len: usize, fill: u8 },
-    SetLen { slot: usize, size: u64 },
-    Fallocate { slot: usize, flags: FallocateFlags, offset: u64, len: u64 },
-    Seek { slot: usize, offset: u64, hole: bool },
-    Copy { from: usize, to: usize, offset: u64, target: u64, len: usize },
-    Sync { slot: usize },
-    Fstat { slot: usize },
-    Fchmod { slot: usize, mode: u32 },
-    Mkdir { at: Place, mode: u32 },
-    Rmdir { at: Place },
-    Unlink { at: Place },
-    Rename { from: Place, to: Place, flags: RenameFlags },
-    Link { from: Place, to: Place },
-    Symlink { target: &'static str, at: Place },
-    Readlink { at: Place },
-    Mknod { at: Place, kind: Kind, mode: u32 },
-    Chmod { at: Place, mode: u32 },
-    Chown { at: Place, uid: Option<u32>, gid: Option<u32>, follow: bool },
-    Utimens { at: Place, atime: Time, mtime: Time },
-    Stat { at: Place, follow: bool },
-    Access { at: Place, mode: u32 },
-    SetXattr { at: Place, name: &'static str, len: usize, flags: XattrFlags },
-    GetXattr { at: Place, name: &'static str },
-    RemoveXattr { at: Place, name: &'static str },
-    ListXattr { at: Place },
-    ReadDir { at: Place },
-    StatFs { at: Place },
+    Open {
+        slot: usize,
+        at: Place,
+        flags: OFlags,
+        mode: u32,
+    },
+    Tmpfile {
+        slot: usize,
+        at: Place,
+        mode: u32,
+    },
+    LinkOpen {
+        slot: usize,
+        to: Place,
+    },
+    Close {
+        slot: usize,
+    },
+    Read {
+        slot: usize,
+        offset: u64,
+        len: usize,
+    },
+    Write {
+        slot: usize,
+        offset: u64,
+        len: usize,
+        fill: u8,
+    },
+    Append {
+        slot: usize,
+        len: usize,
+        fill: u8,
+    },
+    SetLen {
+        slot: usize,
+        size: u64,
+    },
+    Fallocate {
+        slot: usize,
+        flags: FallocateFlags,
+        offset: u64,
+        len: u64,
+    },
+    Seek {
+        slot: usize,
+        offset: u64,
+        hole: bool,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+        offset: u64,
+        target: u64,
+        len: usize,
+    },
+    Sync {
+        slot: usize,
+    },
+    Fstat {
+        slot: usize,
+    },
+    Fchmod {
+        slot: usize,
+        mode: u32,
+    },
+    Mkdir {
+        at: Place,
+        mode: u32,
+    },
+    Rmdir {
+        at: Place,
+    },
+    Unlink {
+        at: Place,
+    },
+    Rename {
+        from: Place,
+        to: Place,
+        flags: RenameFlags,
+    },
+    Link {
+        from: Place,
+        to: Place,
+    },
+    Symlink {
+        target: &'static str,
+        at: Place,
+    },
+    Readlink {
+        at: Place,
+    },
+    Mknod {
+        at: Place,
+        kind: Kind,
+        mode: u32,
+    },
+    Chmod {
+        at: Place,
+        mode: u32,
+    },
+    Chown {
+        at: Place,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        follow: bool,
+    },
+    Utimens {
+        at: Place,
+        atime: Time,
+        mtime: Time,
+    },
+    Stat {
+        at: Place,
+        follow: bool,
+    },
+    Access {
+        at: Place,
+        mode: u32,
+    },
+    SetXattr {
+        at: Place,
+        name: &'static str,
+        len: usize,
+        flags: XattrFlags,
+    },
+    GetXattr {
+        at: Place,
+        name: &'static str,
+    },
+    RemoveXattr {
+        at: Place,
+        name: &'static str,
+    },
+    ListXattr {
+        at: Place,
+    },
+    ReadDir {
+        at: Place,
+    },
+    StatFs {
+        at: Place,
+    },
+    /// What the kernel remembers of files nobody uses, and with the pages what it has of any.
+    DropCaches {
+        pages: bool,
+    },
 }
 
 /// What every sequence begins with: some files and directories, and every slot open.
@@ -114,10 +228,13 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => open().boxed(),
-        8 => on_open_file().boxed(),
-        10 => on_tree().boxed(),
-        6 => on_attributes().boxed(),
+        600 => open().boxed(),
+        800 => on_open_file().boxed(),
+        1000 => on_tree().boxed(),
+        600 => on_attributes().boxed(),
+        // Everybody on this machine notices.
+        19 => Just(Op::DropCaches { pages: false }).boxed(),
+        1 => Just(Op::DropCaches { pages: true }).boxed(),
     ]
 }
 

@@ -121,6 +121,10 @@ impl Side {
                 let found = rustix::fs::statvfs(self.path(at))?;
                 return Ok(format!("{} {} {}", found.f_namemax, found.f_frsize, found.f_blocks));
             }
+            Op::DropCaches { pages } => {
+                let what = if *pages { "3" } else { "2" };
+                fs::write("/proc/sys/vm/drop_caches", what).map_err(errno)?;
+            }
             _ if op.slots().is_empty() => return self.perform_on_attributes(op),
             _ => return self.perform_on_open_file(op),
         }
@@ -353,8 +357,11 @@ fn mknod(path: &Path, kind: Kind, mode: u32) -> Result<()> {
     rustix::fs::mknodat(CWD, path, kind, Mode::from(mode), device)
 }
 
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
 fn read_dir(path: &Path) -> Result<String> {
-    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(path).map_err(errno)? {
         let entry = entry.map_err(errno)?;
