@@ -2,6 +2,7 @@
 
 use std::{io, ops::Range};
 
+use super::features;
 use crate::storage::HostFile;
 
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -11,6 +12,10 @@ pub(super) const BACKING: Range<usize> = 8..20;
 pub(super) const SIZE: Range<usize> = 24..32;
 pub(super) const L1: Range<usize> = 36..48;
 pub(super) const REFTABLE: Range<usize> = 48..60;
+const SNAPSHOTS: usize = 60;
+const INCOMPATIBLE: usize = 72;
+/// The lowest byte of those.
+pub(super) const DAMAGE: usize = INCOMPATIBLE + 7;
 pub(super) const AUTOCLEAR: Range<usize> = 88..96;
 pub(super) const LEN: Range<usize> = 100..104;
 
@@ -22,16 +27,12 @@ pub(super) const ENTRIES_MAX: u64 = 4 << 20;
 const OFFSET_MAX: u64 = 1 << 56;
 const NAME_MAX: u32 = 1023;
 
-const DIRTY: u64 = 1;
-const CORRUPT: u64 = 1 << 1;
-const EXTERNAL: u64 = 1 << 2;
-const COMPRESSION: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
-
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const DATA_FILE: u32 = 0x4441_5441;
+const BITMAPS: u32 = 0x2385_2875;
+const ENCRYPTION: u32 = 0x0537_be77;
 
 /// Bytes of one name in the table of feature names.
 const FEATURE_NAME: usize = 48;
@@ -62,14 +63,41 @@ pub(crate) struct Header {
     pub(crate) l1: Table,
     pub(crate) reftable: Table,
     pub(crate) autoclear: u64,
-    pub(crate) backing: Option<String>,
-    pub(crate) backing_format: Option<String>,
+    /// Why it is only to be read.
+    pub(super) damage: Option<&'static str>,
+    /// How many snapshots there are, and where their table begins.
+    pub(super) snapshots: (u32, u64),
+    /// The extension about bitmaps, as it is.
+    pub(super) bitmaps: Option<Vec<u8>>,
+    pub(crate) backing: Option<Vec<u8>>,
+    pub(crate) backing_format: Option<Vec<u8>>,
     /// Whether data is in a file of its own, and its name where the image has one.
-    pub(crate) data_file: Option<Option<String>>,
+    pub(crate) data_file: Option<Option<Vec<u8>>>,
 }
 
 /// Why an image is not used: the end of a sentence.
 pub(crate) type Unusable = String;
+
+/// Why an image is not opened.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// What the host said.
+    Host(io::Error),
+    /// What is wrong with the image.
+    Image(Unusable),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<Unusable> for Fault {
+    fn from(why: Unusable) -> Self {
+        Self::Image(why)
+    }
+}
 
 impl Header {
     /// Reads it.
@@ -89,8 +117,15 @@ impl Header {
     pub(crate) fn parse(cluster: &[u8]) -> Result<Self, Unusable> {
         let cluster_bits = bits_of(cluster)?;
         let version = u32_at(cluster, 4);
-        check_features(cluster, version)?;
+        if u32_at(cluster, 32) != 0 {
+            return Err("it is encrypted; decrypt it with `qemu-img convert`".into());
+        }
         let v3 = version >= 3;
+        let incompatible = if v3 { u64_at(cluster, INCOMPATIBLE) } else { 0 };
+        features::check(incompatible)?;
+        if v3 {
+            check_fields(cluster)?;
+        }
         let refcount_order = if v3 { u32_at(cluster, 96) } else { 4 };
         if refcount_order > 6 {
             return Err(format!("its refcounts have 2^{refcount_order} bits, and 64 is the most"));
@@ -106,14 +141,18 @@ impl Header {
             l1,
             reftable,
             autoclear: if v3 { u64_at(cluster, AUTOCLEAR.start) } else { 0 },
+            damage: features::damage(incompatible),
+            snapshots: (u32_at(cluster, SNAPSHOTS), u64_at(cluster, SNAPSHOTS + 4)),
+            bitmaps: None,
             backing: backing_of(cluster)?,
             backing_format: None,
-            data_file: (v3 && u64_at(cluster, 72) & EXTERNAL != 0).then_some(None),
+            data_file: (incompatible & features::EXTERNAL != 0).then_some(None),
         };
         if header.size > header.cover() {
             return Err("its L1 table is too small for its size".into());
         }
         header.parse_extensions(cluster)?;
+        features::check_together(&header)?;
         Ok(header)
     }
 
@@ -124,6 +163,17 @@ impl Header {
 
     pub(crate) fn cluster(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// Whether the file of the data reads as the content does.
+    pub(super) fn data_is_raw(&self) -> bool {
+        self.autoclear & features::DATA_FILE_RAW != 0
+    }
+
+    /// The bitmaps, where what is said of them holds.
+    pub(super) fn valid_bitmaps(&self) -> Option<&[u8]> {
+        let holds = self.autoclear & features::BITMAPS != 0;
+        self.bitmaps.as_deref().filter(|_| holds)
     }
 
     /// How many clusters a block of refcounts is for, as a power of two.
@@ -148,6 +198,10 @@ impl Header {
                 BACKING_FORMAT => self.backing_format = Some(text(data, "backing format")?),
                 DATA_FILE if self.data_file.is_some() => {
                     self.data_file = Some(Some(text(data, "data file")?));
+                }
+                BITMAPS => self.bitmaps = Some(data.to_owned()),
+                ENCRYPTION => {
+                    return Err("it has the header of an encryption, and is not encrypted".into());
                 }
                 FEATURE_NAMES if !len.is_multiple_of(FEATURE_NAME) => {
                     return Err("its table of feature names is cut off".into());
@@ -192,35 +246,17 @@ fn bits_of(cluster: &[u8]) -> Result<u32, Unusable> {
     }
 }
 
-fn check_features(cluster: &[u8], version: u32) -> Result<(), Unusable> {
-    if u32_at(cluster, 32) != 0 {
-        return Err("it is encrypted; decrypt it with `qemu-img convert`".into());
-    }
-    if version < 3 {
-        return Ok(());
-    }
-    let len = u32_at(cluster, 100) as usize;
+/// The fields that version 2 does not have.
+fn check_fields(cluster: &[u8]) -> Result<(), Unusable> {
+    let len = u32_at(cluster, LEN.start) as usize;
     if len < V3_LEN || len > cluster.len() || !len.is_multiple_of(8) {
         return Err(format!("its header has {len} bytes, which is not valid"));
     }
-    let features = u64_at(cluster, 72);
-    let why = match features & !EXTERNAL {
-        0 => return Ok(()),
-        set if set & CORRUPT != 0 => {
-            "it is marked as corrupt; repair it with `qemu-img check -r all`"
-        }
-        set if set & DIRTY != 0 => {
-            "it was not closed, and its refcounts may be wrong; repair it with `qemu-img check -r all`"
-        }
-        set if set & COMPRESSION != 0 => {
-            "its compression is another than zlib; convert it with `qemu-img convert -o compression_type=zlib`"
-        }
-        set if set & EXTENDED_L2 != 0 => {
-            "it has extended L2 entries; convert it with `qemu-img convert -o extended_l2=off`"
-        }
-        set => return Err(format!("it has unknown incompatible features ({set:#x})")),
-    };
-    Err(why.into())
+    // Of no meaning without the feature that `features` refuses.
+    if len > V3_LEN && cluster[V3_LEN] != 0 {
+        return Err("its type of compression contradicts its features".into());
+    }
+    Ok(())
 }
 
 fn check_table(what: &str, table: Table, cluster_bits: u32) -> Result<(), Unusable> {
@@ -238,7 +274,7 @@ fn check_table(what: &str, table: Table, cluster_bits: u32) -> Result<(), Unusab
     Ok(())
 }
 
-fn backing_of(cluster: &[u8]) -> Result<Option<String>, Unusable> {
+fn backing_of(cluster: &[u8]) -> Result<Option<Vec<u8>>, Unusable> {
     let (offset, len) = (u64_at(cluster, 8), u32_at(cluster, 16));
     if offset == 0 {
         return Ok(None);
@@ -251,17 +287,18 @@ fn backing_of(cluster: &[u8]) -> Result<Option<String>, Unusable> {
     text(name, "backing file").map(Some)
 }
 
-fn text(bytes: &[u8], what: &str) -> Result<String, Unusable> {
-    match str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-        _ => Err(format!("the name of its {what} is not valid")),
+/// A name is any bytes that the host takes.
+fn text(bytes: &[u8], what: &str) -> Result<Vec<u8>, Unusable> {
+    if bytes.contains(&0) {
+        return Err(format!("the name of its {what} is not valid"));
     }
+    Ok(bytes.to_owned())
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }

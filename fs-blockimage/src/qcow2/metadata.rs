@@ -11,9 +11,11 @@ use std::{
 };
 
 use super::{
-    header::{self, Header, Table},
+    bitmaps::{Bitmap, Change},
+    features,
+    header::{self, Fault, Header, Table},
     layout::{self, Kind, Layout},
-    ownership::{Ownership, REPAIR},
+    ownership::{Claims, Ownership, REPAIR},
     refcounts,
 };
 use crate::storage::HostFile;
@@ -55,6 +57,13 @@ pub(crate) struct Metadata {
     /// What the tables may not refer to, when they are to be changed.
     ownership: OnceLock<Ownership>,
     is_external: bool,
+    /// What others keep in it about changes.
+    pub(super) bitmaps: Mutex<Vec<Bitmap>>,
+    /// The autoclear features, and what of them still holds after the first change.
+    autoclear: u64,
+    kept: u64,
+    /// Whether the length may change: a snapshot that does not know its own has the image's.
+    may_resize: AtomicBool,
 }
 
 impl Metadata {
@@ -75,6 +84,10 @@ impl Metadata {
             failures: AtomicU64::default(),
             ownership: OnceLock::new(),
             is_external: header.data_file.is_some(),
+            bitmaps: Mutex::default(),
+            autoclear: header.autoclear,
+            kept: features::kept(header),
+            may_resize: true.into(),
         }
     }
 
@@ -83,36 +96,58 @@ impl Metadata {
         Self { cover: header.size.into(), ..Self::new(file, header) }
     }
 
-    /// Learns, and checks, what a writer must know.
+    /// Learns, and checks, what a writer must know. Nothing is changed.
     ///
     /// # Errors
-    /// What the host said.
-    pub(super) async fn prepare(
-        &self,
-        header: &Header,
-    ) -> io::Result<Result<(), header::Unusable>> {
+    /// What the host said, and what of the image is not valid.
+    pub(super) async fn prepare(&self, header: &Header) -> Result<(), Fault> {
         let reftable = self.view_table(header.reftable).await?;
         let l1 = self.view_table(header.l1).await?;
-        let ownership = match Ownership::new(header, &reftable, &l1, self.file.len()?) {
-            Ok(ownership) => ownership,
-            Err(why) => return Ok(Err(why)),
-        };
+        let mut claims = Claims::new(header, &reftable, &l1, self.file.len()?)?;
+        let may_resize = self.claim_snapshots(header, &mut claims).await?;
+        if let Some(extension) = header.valid_bitmaps() {
+            let bitmaps = self.claim_bitmaps(extension, &mut claims).await?;
+            *self.bitmaps.lock().unwrap_or_else(PoisonError::into_inner) = bitmaps;
+        }
+        let ownership = claims.settle(header, &reftable)?;
         let mut block = (0, Vec::new());
-        for (&cluster, &least) in &ownership.clusters {
+        for (cluster, least) in ownership.clusters() {
             let count = self.refcount(header, &reftable, cluster, &mut block).await?;
             if count < least {
                 let why = format!("its cluster at {cluster:#x} has a refcount of {count}");
-                return Ok(Err(format!("{why}; {REPAIR}")));
+                return Err(format!("{why}; {REPAIR}").into());
             }
         }
+        self.may_resize.store(may_resize, Ordering::Relaxed);
         self.has_shared_tables.store(ownership.is_shared(), Ordering::Relaxed);
         self.set_layout(Layout::new(header.reftable, header.l1, &reftable).into());
         // It is prepared once.
         let _ = self.ownership.set(ownership);
-        if header.autoclear != 0 {
-            self.put(header::AUTOCLEAR.start as u64, &[0; 8]).await?;
+        Ok(())
+    }
+
+    /// Whether something in the image does not hold any more when its content changes.
+    pub(super) fn has_claims(&self) -> bool {
+        self.autoclear != self.kept || self.has_bitmaps_for(Change::Content)
+    }
+
+    /// Takes back what does not hold any more when the content changes; a commit is to follow.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(super) async fn drop_claims(&self) -> io::Result<()> {
+        if self.autoclear != self.kept {
+            self.put(header::AUTOCLEAR.start as u64, &self.kept.to_be_bytes()).await?;
+            let (path, dropped) = (self.file.path().display(), self.autoclear & !self.kept);
+            tracing::warn!(
+                "{path}: its autoclear features {dropped:#x} are not known, and dropped"
+            );
         }
-        Ok(Ok(()))
+        self.distrust(Change::Content).await
+    }
+
+    pub(super) fn may_resize(&self) -> bool {
+        self.may_resize.load(Ordering::Relaxed)
     }
 
     pub(crate) fn file(&self) -> &HostFile {
@@ -199,7 +234,7 @@ impl Metadata {
             && len as u64 == self.cluster()
             && !self.is_external
         {
-            ownership.check_l2(offset, &bytes).map_err(io::Error::other)?;
+            ownership.check_l2(offset, &bytes, |_| false).map_err(io::Error::other)?;
         }
         Ok(bytes)
     }
@@ -215,6 +250,8 @@ impl Metadata {
                 || at >= header::V3_LEN
             {
                 *byte = 0;
+            } else if at == header::DAMAGE {
+                *byte &= !features::DAMAGE;
             } else if let Some(at) = at.checked_sub(header::LEN.start)
                 && at < header::LEN.len()
             {
@@ -268,7 +305,7 @@ impl Metadata {
     }
 
     /// Keeps `bytes` for the file.
-    async fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(super) async fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.reach(offset + bytes.len() as u64);
         let mut done = 0;
         while done < bytes.len() {

@@ -3,8 +3,10 @@
 //! What goes where is imago's part; data then goes between the client's memory and the file without it. What imago
 //! writes of header and tables waits in [`Metadata`] until a commit.
 
+mod bitmaps;
 mod commit;
 mod compressed;
+mod features;
 mod header;
 mod layer;
 mod layout;
@@ -15,10 +17,17 @@ mod read;
 mod refcounts;
 mod references;
 mod resize;
+mod snapshots;
 mod write;
 mod zero;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use imago::FormatAccess;
 use tokio::sync::{Mutex, RwLock, Semaphore};
@@ -43,6 +52,10 @@ pub(crate) struct Qcow2 {
     /// The file of the data, where it is another.
     data: Option<Arc<HostFile>>,
     version: u32,
+    /// Whether that file reads as the content does.
+    is_raw: bool,
+    /// Whether nothing in the image says any more what the next change makes wrong.
+    is_touched: AtomicBool,
     /// Bytes in the backing file, as clients would see it.
     backing_len: u64,
     alignment: u32,
@@ -135,6 +148,20 @@ impl Qcow2 {
         let result = change().await;
         changes.is_broken = self.metadata.failures() != failures && result.is_err();
         result
+    }
+
+    /// Before a change of the content: what the image says about it that does not hold after that is taken back first.
+    async fn touch(&self) -> io::Result<()> {
+        if self.is_touched.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut changes = self.allocating.lock().await;
+        if !self.is_touched.load(Ordering::Acquire) {
+            self.metadata.drop_claims().await?;
+            self.commit(&mut changes).await?;
+            self.is_touched.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// How much of `len` bytes at `offset` is inside.

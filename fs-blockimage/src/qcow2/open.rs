@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 
 use super::{
     Changes, DECOMPRESSING, Qcow2,
-    header::Header,
+    header::{Fault, Header},
     layer::Layer,
     metadata::Metadata,
     references::{Reference, References},
@@ -59,8 +59,7 @@ impl Qcow2 {
         let Some(header) = top.header else { return Err(unusable(&path, "it is raw")) };
         let metadata = Arc::new(Metadata::new(top.file.clone(), &header));
         if options.writable {
-            let checked = metadata.prepare(&header).await.map_err(cannot)?;
-            checked.map_err(|why| unusable(&path, &why))?;
+            metadata.prepare(&header).await.map_err(|fault| refusal(&path, fault))?;
         }
         let backing_len = backing.as_ref().map_or(0, |backing| backing.size());
         let data = match &top.data {
@@ -68,23 +67,20 @@ impl Qcow2 {
             None => Handle::data(top.file, Some(metadata.clone())),
         };
         let format = open_layer(metadata.clone(), data, backing, options.writable);
-        let image = Self {
+        Ok(Self {
             format: format.await.map_err(cannot)?,
-            metadata,
             data: top.data,
             version: header.version,
+            is_raw: header.data_is_raw(),
+            is_touched: (!options.writable || !metadata.has_claims()).into(),
+            metadata,
             backing_len,
             alignment,
             resizing: Mutex::default(),
             allocating: Mutex::new(Changes::default()),
             access: RwLock::default(),
             decompressing: Semaphore::new(DECOMPRESSING),
-        };
-        // What others keep in the image about its content does not hold any more when the first byte is written.
-        if options.writable {
-            image.flush().await.map_err(cannot)?;
-        }
-        Ok(image)
+        })
     }
 }
 
@@ -142,6 +138,12 @@ async fn chain(file: HostFile, options: &Options) -> Result<Vec<Link>, OpenError
             break;
         }
         let header = read_header(&file, options).await?;
+        if let Some(damage) = header.damage {
+            if access == Access::Write {
+                return Err(unusable(file.path(), damage));
+            }
+            tracing::warn!("{}: what is read may be wrong: {damage}", file.path().display());
+        }
         let data = match &header.data_file {
             None => None,
             Some(None) => {
@@ -174,6 +176,13 @@ async fn read_header(file: &HostFile, options: &Options) -> Result<Header, OpenE
         return Err(unusable(file.path(), why));
     }
     Ok(header)
+}
+
+fn refusal(path: &Path, fault: Fault) -> OpenError {
+    match fault {
+        Fault::Host(cause) => OpenError::Open { path: path.to_owned(), cause },
+        Fault::Image(why) => unusable(path, &why),
+    }
 }
 
 fn unusable(path: &Path, why: &str) -> OpenError {

@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd, OwnedFd},
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -22,7 +26,7 @@ pub(super) struct Reference<'a> {
     pub(super) image: &'a Path,
     /// What it is for the image.
     pub(super) what: &'static str,
-    pub(super) name: &'a str,
+    pub(super) name: &'a [u8],
 }
 
 /// Follows references, within what is allowed.
@@ -73,7 +77,7 @@ impl<'a> References<'a> {
             return Err(OpenError::NotAllowed {
                 image: reference.image.to_owned(),
                 what: reference.what,
-                name: reference.name.to_owned(),
+                name: reference.shown(),
                 directory: real.parent().unwrap_or(&real).to_owned(),
             });
         };
@@ -98,12 +102,13 @@ impl<'a> References<'a> {
 
 impl Reference<'_> {
     /// The format of a backing file.
-    pub(super) fn format(&self, said: Option<&str>) -> Result<Format, OpenError> {
+    pub(super) fn format(&self, said: Option<&[u8]>) -> Result<Format, OpenError> {
         match said {
-            Some("raw") => Ok(Format::Raw),
-            Some("qcow2") => Ok(Format::Qcow2),
+            Some(b"raw") => Ok(Format::Raw),
+            Some(b"qcow2") => Ok(Format::Qcow2),
             Some(other) => Err(self.refused(&format!(
-                "whose format '{other}' is not supported; convert it with `qemu-img convert`"
+                "whose format '{}' is not supported; convert it with `qemu-img convert`",
+                String::from_utf8_lossy(other)
             ))),
             None => Err(self.refused(
                 "but does not say its format; say it with `qemu-img rebase -u -F FORMAT -b FILE`",
@@ -113,23 +118,28 @@ impl Reference<'_> {
 
     /// Where it is; names are relative to the directory of the image.
     fn path(&self) -> Result<PathBuf, OpenError> {
-        let name = self.name.strip_prefix("file:").unwrap_or(self.name);
-        let first = name.split('/').next().unwrap_or_default();
-        if first.contains(':') {
+        let name = self.name.strip_prefix(b"file:").unwrap_or(self.name);
+        let first = name.split(|&byte| byte == b'/').next().unwrap_or_default();
+        if first.contains(&b':') {
             return Err(self
                 .refused("which is not the name of a file; change it with `qemu-img rebase -u`"));
         }
         if name.is_empty() {
             return Err(self.refused("which is empty; change it with `qemu-img rebase -u`"));
         }
-        Ok(self.image.parent().unwrap_or(Path::new("")).join(name))
+        Ok(self.image.parent().unwrap_or(Path::new("")).join(OsStr::from_bytes(name)))
+    }
+
+    /// Its name for messages.
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(self.name).into_owned()
     }
 
     fn refused(&self, why: &str) -> OpenError {
         OpenError::Reference {
             image: self.image.to_owned(),
             what: self.what,
-            name: self.name.to_owned(),
+            name: self.shown(),
             why: why.to_owned(),
         }
     }

@@ -6,6 +6,7 @@ use imago::format::PreallocateMode;
 
 use super::{
     Qcow2,
+    bitmaps::Change,
     header::{self, ENTRIES_MAX},
     read::Pace,
 };
@@ -15,10 +16,41 @@ impl Qcow2 {
     pub(crate) async fn resize(&self, to: Resize) -> io::Result<()> {
         let _alone = self.resizing.lock().await;
         let old = self.len();
-        match in_sectors(to)?.from(old) {
-            None => Ok(()),
-            Some(new) if new < old => self.shrink(old, new).await,
-            Some(new) => self.grow(old, new, to.allocates()).await,
+        let Some(new) = in_sectors(to)?.from(old) else { return Ok(()) };
+        if !self.metadata.may_resize() {
+            // QEMU's answer.
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        self.touch().await?;
+        if self.metadata.has_bitmaps_for(Change::Length) {
+            let mut changes = self.allocating.lock().await;
+            self.metadata.distrust(Change::Length).await?;
+            self.commit(&mut changes).await?;
+        }
+        if new < old {
+            self.shrink(old, new).await?;
+            self.resize_data(new).await
+        } else {
+            // What is behind the end is not to be seen.
+            self.cut_data(old).await?;
+            self.resize_data(new).await?;
+            self.grow(old, new, to.allocates()).await
+        }
+    }
+
+    /// Gives the file of the data, where that is another, the length of the content.
+    async fn resize_data(&self, len: u64) -> io::Result<()> {
+        match self.data.as_deref().filter(|data| !data.is_block_device()) {
+            Some(data) if data.len()? != len => data.set_len(len).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts the file of the data off at `len`.
+    async fn cut_data(&self, len: u64) -> io::Result<()> {
+        match self.data.as_deref() {
+            Some(data) if data.len()? > len => self.resize_data(len).await,
+            _ => Ok(()),
         }
     }
 

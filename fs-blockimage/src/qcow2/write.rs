@@ -31,6 +31,9 @@ type Step = io::Result<(usize, InBuf)>;
 impl Qcow2 {
     pub(crate) async fn write(&self, mut data: InBuf, offset: u64) -> io::Result<usize> {
         let len = self.within(offset, data.len());
+        if len > 0 {
+            self.touch().await?;
+        }
         let company = if self.is_aligned(offset, len) { Company::Others } else { Company::Nobody };
         let mut done = 0;
         while done < len {

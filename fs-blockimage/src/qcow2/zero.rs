@@ -13,6 +13,9 @@ use crate::disk::Zeroing;
 impl Qcow2 {
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> io::Result<()> {
         let end = offset.saturating_add(len).min(self.len());
+        if offset < end {
+            self.touch().await?;
+        }
         self.zero_range(offset..end, how).await
     }
 
@@ -54,7 +57,8 @@ impl Qcow2 {
         // Nobody sees the rest of the last cluster, and the length does not change now.
         let seen = if end == self.len() { self.next_cluster(end) } else { end };
         let whole = self.next_cluster(at + found).min(seen & !(cluster - 1));
-        if self.version >= 3 && at.is_multiple_of(cluster) && whole > at {
+        // A file that reads as the content does has zeroes there, whatever the map says.
+        if self.version >= 3 && !self.is_raw && at.is_multiple_of(cluster) && whole > at {
             let (_, zeroed) = self.format.inner().ensure_zero_mapping(at, whole - at).await?;
             if let Some((storage, offset)) = own.filter(|_| how == Zeroing::Free) {
                 // Who writes there next has to change the map first, and waits for this.
@@ -67,7 +71,7 @@ impl Qcow2 {
             };
         }
         let mut len = found.min(end - at);
-        if self.version >= 3 && self.next_cluster(at) > at {
+        if self.version >= 3 && !self.is_raw && self.next_cluster(at) > at {
             len = len.min(self.next_cluster(at) - at);
         }
         match own {

@@ -64,9 +64,7 @@ fn a_header_that_says_what_cannot_be_is_refused() {
 #[test]
 fn features_that_are_not_understood_are_named() {
     in_lab(async |lab: Lab| {
-        let cases: [(u64, &str); 6] = [
-            (1, "not closed"),
-            (1 << 1, "corrupt"),
+        let cases: [(u64, &str); 4] = [
             (1 << 3, "compression"),
             (1 << 4, "extended L2"),
             (1 << 5, "0x20"),
@@ -78,6 +76,18 @@ fn features_that_are_not_understood_are_named() {
             // It must not be touched, though imago would clear these.
             image.put64(AUTOCLEAR, u64::MAX);
             lab.is_refused(&image.bytes, says).await;
+        }
+    });
+}
+
+#[test]
+fn what_is_damaged_is_not_written() {
+    in_lab(async |lab: Lab| {
+        for (features, says) in [(1, "not closed"), (1 << 1, "corrupt"), (3, "corrupt")] {
+            let mut image = Image::new(16);
+            image.put64(INCOMPATIBLE, features);
+            image.put64(AUTOCLEAR, u64::MAX & !2);
+            lab.is_not_written(&image, says).await;
         }
     });
 }

@@ -24,6 +24,7 @@ pub(crate) const EXTENSIONS: usize = 104;
 pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
 pub(crate) const DATA_FILE: u32 = 0x4441_5441;
+pub(crate) const BITMAPS: u32 = 0x2385_2875;
 
 /// Which cluster is what.
 pub(crate) const REFTABLE: u64 = 1;

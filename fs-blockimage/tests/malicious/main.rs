@@ -7,6 +7,7 @@ mod compressed;
 mod header;
 mod image;
 mod input;
+mod kept;
 mod lab;
 mod memory;
 mod random;

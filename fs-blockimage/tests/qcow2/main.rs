@@ -1,5 +1,6 @@
 //! qcow2 images that `qemu-img` makes and checks.
 
+mod features;
 mod lab;
 mod open;
 mod read;

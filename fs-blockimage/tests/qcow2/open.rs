@@ -1,8 +1,12 @@
 //! Which images, and which files that they refer to, are opened.
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::{FileExt, symlink},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, symlink},
+    },
 };
 
 use fsrv_blockimage::Options;
@@ -28,7 +32,7 @@ async fn is_refused(lab: &Lab, name: &str, says: &[&str]) {
 #[test]
 fn a_header_that_is_not_valid_is_refused() {
     on_both_engines(async |lab: Lab| {
-        let cases: [(u64, &[u8], &str); 16] = [
+        let cases: [(u64, &[u8], &str); 18] = [
             (0, b"QFI\0", "no qcow2 header"),
             (4, &[0, 0, 0, 4], "version 4"),
             (20, &[0, 0, 0, 8], "2^8 bytes"),
@@ -40,8 +44,10 @@ fn a_header_that_is_not_valid_is_refused() {
             (40, &[0, 0, 0, 0, 0, 0, 1, 0], "L1 table is at"),
             (48, &[255, 255, 255, 255, 255, 255, 0, 0], "refcount table is at"),
             (56, &[255; 4], "entries"),
-            (79, &[1], "qemu-img check -r all"),
-            (79, &[2], "qemu-img check -r all"),
+            (79, &[8], "compression_type=zlib"),
+            (79, &[16], "extended_l2=off"),
+            (95, &[2], "data file"),
+            (104, &[1], "compression"),
             (72, &[1], "0x100000000000000"),
             (96, &[0, 0, 0, 7], "2^7 bits"),
             (100, &[0, 0, 0, 96], "96 bytes"),
@@ -53,6 +59,49 @@ fn a_header_that_is_not_valid_is_refused() {
         }
         fs::write(lab.path("image"), b"QFI\xfb").unwrap();
         is_refused(&lab, "image", &["no qcow2 header"]).await;
+    });
+}
+
+#[test]
+fn what_is_damaged_is_only_read() {
+    on_both_engines(async |lab: Lab| {
+        for (mark, says) in [(1, "not closed"), (2, "corrupt"), (3, "corrupt")] {
+            lab.create("image", &[], MIB);
+            lab.qemu_io("image", &["write -P 5 0 64k"]);
+            patch(&lab, "image", 79, &[mark]);
+            let before = fs::read(lab.path("image")).unwrap();
+            let said = lab.refusal(&Options { writable: true, ..lab.options("image") }).await;
+            assert!(said.contains(says) && said.contains("qemu-img check -r all"), "{said}");
+            let disk = lab.open("image").await;
+            assert_eq!(lab.read(&disk, 65_535, 2).await.unwrap(), [5, 0]);
+            drop(disk);
+            // Also where others are over it.
+            lab.create("top", &["-u", "-F", "qcow2", "-b", "image"], MIB);
+            let disk = lab.open_writable("top").await;
+            lab.write(&disk, 0, &[6]).await.unwrap();
+            assert_eq!(lab.read(&disk, 0, 2).await.unwrap(), [6, 5]);
+            assert_eq!(fs::read(lab.path("image")).unwrap(), before);
+        }
+    });
+}
+
+#[test]
+fn a_name_is_any_bytes() {
+    on_both_engines(async |lab: Lab| {
+        let name = OsStr::from_bytes(b"b\xff\xfe:k");
+        fs::write(lab.dir().join(name), [7; 4096]).unwrap();
+        lab.create("image", &["-u", "-F", "raw", "-b", "./backing"], MIB);
+        let bytes = fs::read(lab.path("image")).unwrap();
+        let at = bytes.windows(9).position(|nine| nine == b"./backing").unwrap() as u64;
+        patch(&lab, "image", at, b"./b\xff\xfe:k");
+        patch(&lab, "image", 19, &[7]);
+        let disk = lab.open("image").await;
+        assert_eq!(lab.read(&disk, 4095, 2).await.unwrap(), [7, 0]);
+        drop(disk);
+        let none = Options { allow_backing: Vec::new(), ..lab.options("image") };
+        assert!(lab.refusal(&none).await.contains("--allow-backing /"));
+        patch(&lab, "image", at + 3, &[0]);
+        is_refused(&lab, "image", &["not valid"]).await;
     });
 }
 

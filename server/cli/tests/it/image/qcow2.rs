@@ -55,13 +55,17 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
 const ENCRYPTED: &str = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
 
 #[test]
-fn an_image_that_is_marked_corrupt_or_was_not_closed_is_refused_with_the_way_out() {
+fn an_image_that_is_marked_corrupt_or_was_not_closed_is_only_read() {
     /// Bits of the incompatible features, in the last byte of the field at 72.
     const MARKS: [(u8, &str); 2] = [(1, "not closed"), (2, "corrupt")];
     for (mark, word) in MARKS {
         let image = Image::new(Format::Qcow2, MIB);
         File::options().write(true).open(image.path()).unwrap().write_all_at(&[mark], 79).unwrap();
-        image.is_refused(&["--format", "qcow2"]).says(FAILURE, &[word, "qemu-img check -r"]);
+        let refused = image.is_refused(&["--format", "qcow2", "--writable"]);
+        refused.says(FAILURE, &[word, "qemu-img check -r"]);
+        let export = image.serve(&[]);
+        assert_eq!(fs::read(export.file()).unwrap(), vec![0; MIB as usize]);
+        export.stop();
     }
 }
 
@@ -130,4 +134,24 @@ fn an_image_with_snapshots_keeps_them() {
     qemu_img(["snapshot", "-a", "before", &path]);
     image.is_consistent();
     image.is_filled(0, 16 * MIB, 3);
+}
+
+/// A snapshot of version 2 has no length of its own.
+#[test]
+fn an_image_of_version_2_with_snapshots_keeps_its_length() {
+    for (compat, expected) in
+        [("compat=0.10", [Err(Errno::OPNOTSUPP); 2]), ("compat=1.1", [Ok(()), Ok(())])]
+    {
+        let image = || {
+            let image = Image::with(Format::Qcow2, MIB, &["-o", compat]);
+            image.fill(0, MIB, 3);
+            qemu_img(["snapshot", "-c", "before", &image.path().display().to_string()]);
+            image
+        };
+        let outcome = as_qemu(image, &["--writable"], |path| {
+            let file = File::options().write(true).open(path).unwrap();
+            [seen(file.set_len(2 * MIB)), seen(file.set_len(MIB / 2))]
+        });
+        assert_eq!(outcome, expected, "{compat}");
+    }
 }
