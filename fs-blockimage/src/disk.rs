@@ -12,7 +12,8 @@ use crate::storage::probe::Probe;
 use crate::{
     error::OpenError,
     open::{Format, Options},
-    qcow2::{self, Qcow2},
+    probe,
+    qcow2::Qcow2,
     raw::Raw,
     storage::{Access, HostFile, Seek},
 };
@@ -132,12 +133,11 @@ impl Disk {
         let cannot = |cause| OpenError::Open { path: options.path.clone(), cause };
         let format = match options.format {
             Some(format) => format,
-            None if file.read_bytes(0, qcow2::MAGIC.len()).await.map_err(cannot)?
-                == qcow2::MAGIC =>
-            {
-                Format::Qcow2
+            None => {
+                let beginning = file.read_bytes(0, probe::LEN).await.map_err(cannot)?;
+                probe::format(&beginning)
+                    .map_err(|format| OpenError::Foreign { path: options.path.clone(), format })?
             }
-            None => Format::Raw,
         };
         let image = match format {
             Format::Raw => Image::Raw(Raw::new(file).map_err(cannot)?),

@@ -63,6 +63,18 @@ pub enum OpenError {
         /// Why, and the way out.
         why: String,
     },
+    /// What is in the file is an image of another format.
+    #[error(
+        "cannot open {}: it looks like {format}, which is not supported; convert it with `qemu-img convert -f {format} -O qcow2`, \
+         or serve its bytes with --format raw",
+        shown(path)
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The format, as `qemu-img` names it.
+        format: &'static str,
+    },
     /// An image refers to a file that the user did not allow.
     #[error(
         "cannot open {}: it refers to the {what} '{}', which is outside of what is allowed; \

@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod filesystem;
 mod open;
+mod probe;
 mod qcow2;
 mod raw;
 mod storage;

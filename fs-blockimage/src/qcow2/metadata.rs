@@ -16,7 +16,7 @@ use super::{
     header::{self, Fault, Header, Table},
     layout::{self, Kind, Layout},
     ownership::{Claims, Ownership, REPAIR},
-    refcounts,
+    refcounts, resize,
 };
 use crate::storage::HostFile;
 
@@ -177,7 +177,8 @@ impl Metadata {
     /// # Errors
     /// What the host said.
     pub(super) async fn set_len(&self, len: u64) -> io::Result<()> {
-        self.put(header::SIZE.start as u64, &len.to_be_bytes()).await?;
+        let in_header = resize::in_sectors(len);
+        self.put(header::SIZE.start as u64, &in_header.to_be_bytes()).await?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }

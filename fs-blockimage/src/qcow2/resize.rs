@@ -12,11 +12,15 @@ use super::{
 };
 use crate::disk::{Resize, Zeroing};
 
+/// Lengths are numbers of these, in bytes.
+const SECTOR: u64 = 512;
+
 impl Qcow2 {
     pub(crate) async fn resize(&self, to: Resize) -> io::Result<()> {
         let _alone = self.resizing.lock().await;
         let old = self.len();
-        let Some(new) = in_sectors(to)?.from(old) else { return Ok(()) };
+        check(to, old)?;
+        let Some(new) = to.from(old) else { return Ok(()) };
         if !self.metadata.may_resize() {
             // QEMU's answer.
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
@@ -122,15 +126,24 @@ impl Qcow2 {
     }
 }
 
-/// QEMU knows no other lengths, and ignores what is behind the last whole sector.
-fn in_sectors(to: Resize) -> io::Result<Resize> {
-    const SECTOR: u64 = 512;
-    let up = |len: u64| len.checked_next_multiple_of(SECTOR);
-    let rounded = match to {
-        Resize::To(len) if len.is_multiple_of(SECTOR) => return Ok(to),
-        Resize::To(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
-        Resize::AtLeast(len) => up(len).map(Resize::AtLeast),
-        Resize::Allocate(len) => up(len).map(Resize::Allocate),
-    };
-    rounded.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))
+/// The length that the header gets: QEMU knows no others, and ignores what is behind the last whole sector.
+///
+/// Who appends to the image counts in bytes, so what a client sees is exact as long as it is served.
+pub(super) fn in_sectors(len: u64) -> u64 {
+    len.next_multiple_of(SECTOR)
+}
+
+/// An error for a length that nothing but an image's header could have.
+fn check(to: Resize, old: u64) -> io::Result<()> {
+    match to {
+        Resize::To(len) if len != old && !len.is_multiple_of(SECTOR) => {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
+        Resize::To(len) | Resize::AtLeast(len) | Resize::Allocate(len)
+            if len > u64::MAX - SECTOR =>
+        {
+            Err(io::Error::from_raw_os_error(libc::EFBIG))
+        }
+        _ => Ok(()),
+    }
 }

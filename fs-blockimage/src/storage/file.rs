@@ -98,7 +98,17 @@ impl HostFile {
         let open = |more| {
             openat(CWD, &again, mode | OFlags::CLOEXEC | OFlags::NOCTTY | more, Mode::empty())
         };
-        let cached = open(OFlags::empty()).map_err(cannot)?;
+        // Locks are of a node, and a device may have many: the kernel keeps others who write from the device itself,
+        // by whatever node, and refuses one that is mounted.
+        let is_alone = is_block_device && access == Access::Write;
+        let exclusive = if is_alone { OFlags::EXCL } else { OFlags::empty() };
+        let cached = open(exclusive).map_err(|error| match error {
+            rustix::io::Errno::BUSY if is_alone => OpenError::InUse {
+                path: path.to_owned(),
+                how: "or the host itself, by a mount, has the device",
+            },
+            error => cannot(error),
+        })?;
         lock::take(cached.as_fd(), access).map_err(|refusal| match refusal {
             Ok(how) => OpenError::InUse { path: path.to_owned(), how },
             Err(cause) => OpenError::Lock { path: path.to_owned(), cause },
@@ -300,23 +310,30 @@ impl HostFile {
         op.end(file_io::fallocate(&self.cached, 0, offset, len).await)
     }
 
-    /// Makes `offset..offset + len` read as zeroes. The file keeps its length.
+    /// Makes `offset..offset + len` read as zeroes. The file keeps its length. Where the host cannot keep the space of a
+    /// range, it is given back.
     ///
     /// # Errors
     /// What the host said.
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> io::Result<()> {
         let op = self.watch(|| HostOp::Zero { offset, len })?;
-        let mode = match how {
-            Zeroing::Free => FallocateFlags::PUNCH_HOLE,
-            Zeroing::Keep => FallocateFlags::ZERO_RANGE,
-        } | FallocateFlags::KEEP_SIZE;
-        let result = match file_io::fallocate(&self.cached, mode.bits(), offset, len).await {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                self.write_zeroes(offset, len).await
-            }
-            result => result,
+        op.end(self.zero_by(how, offset, len).await)
+    }
+
+    async fn zero_by(&self, how: Zeroing, offset: u64, len: u64) -> io::Result<()> {
+        // What has no ZERO_RANGE can have holes (tmpfs): written zeroes could fill it.
+        let modes = match how {
+            Zeroing::Free => &[FallocateFlags::PUNCH_HOLE][..],
+            Zeroing::Keep => &[FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE],
         };
-        op.end(result)
+        for &mode in modes {
+            let mode = (mode | FallocateFlags::KEEP_SIZE).bits();
+            match file_io::fallocate(&self.cached, mode, offset, len).await {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                result => return result,
+            }
+        }
+        self.write_zeroes(offset, len).await
     }
 
     async fn write_zeroes(&self, mut offset: u64, len: u64) -> io::Result<()> {

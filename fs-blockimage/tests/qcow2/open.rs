@@ -197,3 +197,65 @@ fn what_is_missing_is_named() {
         is_refused(&lab, "image", &["missing", "No such file"]).await;
     });
 }
+
+#[test]
+fn other_formats_are_named_and_not_taken_for_raw() {
+    on_both_engines(async |lab: Lab| {
+        let of = |name: &str| Options { format: None, ..lab.options(name) };
+        for format in ["vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "qcow"] {
+            lab.run("qemu-img", &["create", "-q", "-f", format, format, "4M"]);
+            let said = lab.refusal(&of(format)).await;
+            let convert = format!("`qemu-img convert -f {format} -O qcow2`");
+            assert!(said.contains(&convert) && said.contains("--format raw"), "{said}");
+            // Who says so gets the bytes.
+            let raw = Options { format: Some(fsrv_blockimage::Format::Raw), ..of(format) };
+            let disk = open(&raw).await.unwrap();
+            assert_eq!(disk.len(), fs::metadata(lab.path(format)).unwrap().len());
+        }
+        for (name, beginning) in [
+            ("vmdk", "# Disk DescriptorFile\nversion=1\n"),
+            ("bochs", "Bochs Virtual HD Image\0"),
+            ("cloop", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop"),
+        ] {
+            fs::write(lab.path("image"), beginning).unwrap();
+            let said = lab.refusal(&of("image")).await;
+            assert!(said.contains(&format!("-f {name} ")), "{said}");
+        }
+        for raw in [&b""[..], b"Q", b"QFI", b"#!/bin/sh\n", b"VMDK"] {
+            fs::write(lab.path("image"), raw).unwrap();
+            let disk = open(&of("image")).await.unwrap();
+            assert_eq!(disk.format(), fsrv_blockimage::Format::Raw);
+        }
+    });
+}
+
+/// Locks are of a node; the device is one.
+#[test]
+fn a_device_is_written_by_one_whatever_its_node() {
+    on_both_engines(async |lab: Lab| {
+        fs::write(lab.path("file"), vec![0; MIB as usize]).unwrap();
+        let device = lab.run("losetup", &["-f", "--show", "file"]);
+        let device = std::path::Path::new(device.trim());
+        let number = rustix::fs::stat(device).unwrap().st_rdev;
+        let block = rustix::fs::FileType::BlockDevice;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let node = lab.path("node");
+        rustix::fs::mknodat(rustix::fs::CWD, &node, block, mode, number).unwrap();
+        let options = |path: &std::path::Path, writable| Options {
+            path: path.to_owned(),
+            format: Some(fsrv_blockimage::Format::Raw),
+            writable,
+            ..lab.options("")
+        };
+        let disk = open(&options(device, true)).await.unwrap();
+        let second = fsrv_blockimage::Disk::open(&options(&node, true)).await;
+        let said = second.map(drop).unwrap_err().to_string();
+        drop(disk);
+        let reopened = open(&options(&node, true)).await.map(drop);
+        let readers = [open(&options(&node, false)).await, open(&options(device, false)).await];
+        lab.run("losetup", &["-d", device.to_str().unwrap()]);
+        assert!(said.contains("in use") || said.contains("another process"), "{said}");
+        reopened.unwrap();
+        readers.into_iter().for_each(|reader| drop(reader.unwrap()));
+    });
+}

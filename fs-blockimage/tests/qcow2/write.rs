@@ -115,7 +115,7 @@ async fn disturb(lab: &Lab, options: &Options, seed: u64) {
             14 => {
                 let new = (size + random.below(300_000)).min(SIZE + 4 * MIB);
                 disk.grow(new, random.below(2) == 0).await.unwrap();
-                model.resize(model.len().max(new.next_multiple_of(512) as usize), 0);
+                model.resize(model.len().max(new as usize), 0);
             }
             _ => {
                 let len = range.len();
@@ -128,6 +128,7 @@ async fn disturb(lab: &Lab, options: &Options, seed: u64) {
     disk.flush().await.unwrap();
     drop(disk);
     lab.check("image");
+    model.resize(model.len().next_multiple_of(512), 0);
     same(&lab.content("image"), &model);
 }
 
@@ -156,8 +157,44 @@ fn a_length_is_a_number_of_sectors() {
         let disk = lab.open_writable("image").await;
         let refused = disk.set_len(MIB + 1).await.unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(22));
-        disk.grow(MIB + 1, false).await.unwrap();
-        assert_eq!(disk.len(), MIB + 512);
+        // Who appends counts in bytes.
+        for len in [MIB + 1, MIB + 100] {
+            disk.grow(len, false).await.unwrap();
+            assert_eq!(disk.len(), len);
+            disk.set_len(len).await.unwrap();
+        }
+        lab.write(&disk, MIB + 99, &[5, 5]).await.unwrap();
+        let huge = disk.grow(u64::MAX, false).await.unwrap_err();
+        assert_eq!(huge.raw_os_error(), Some(27));
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+        let content = lab.content("image");
+        assert_eq!((content.len() as u64, content[MIB as usize + 99]), (MIB + 512, 5));
+        assert_eq!(content[MIB as usize + 100..], [0; 412]);
+    });
+}
+
+/// tmpfs knows no ZERO_RANGE.
+#[test]
+fn a_range_that_is_zeroed_in_memory_does_not_fill_it() {
+    on_both_engines(async |_| {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("raw");
+        fs::File::create(&path).unwrap().set_len(256 * MIB).unwrap();
+        let options = Options {
+            path: path.clone(),
+            format: Some(fsrv_blockimage::Format::Raw),
+            writable: true,
+            direct: false,
+            allow_backing: Vec::new(),
+        };
+        let disk = open(&options).await.unwrap();
+        let pool = Pool::new();
+        disk.write(InBuf::copied(&pool, &[1; 4096]), MIB).await.unwrap();
+        disk.zero(0, 256 * MIB, Zeroing::Keep).await.unwrap();
+        assert_eq!(read(&disk, &pool, MIB, 4096).await.unwrap(), [0; 4096]);
+        assert!(fs::metadata(&path).unwrap().blocks() < 2048);
     });
 }
 

@@ -81,3 +81,18 @@ fn the_format_is_required_of_what_is_written() {
         image.is_refused(args).says(USAGE, &["--format"]);
     }
 }
+
+#[test]
+fn an_image_of_another_format_is_not_taken_for_raw() {
+    use std::process::Command;
+
+    use super::export::{FAILURE, succeeds};
+    for format in ["vmdk", "vdi", "vhdx", "vpc", "qed", "parallels"] {
+        let image = Image::of(Format::Raw, b"");
+        let mut create = Command::new("qemu-img");
+        succeeds(create.args(["create", "-q", "-f", format]).arg(image.path()).arg("4M"));
+        let convert = format!("qemu-img convert -f {format} -O qcow2");
+        image.is_refused(&[]).says(FAILURE, &[&convert, "--format raw"]);
+        image.serve(&[]).stop();
+    }
+}

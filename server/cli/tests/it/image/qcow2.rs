@@ -82,7 +82,7 @@ fn its_length_is_a_number_of_sectors() {
     let export = image.serve(&["--writable", "--growable"]);
     let file = export.open();
     file.write_all_at(&[6; 100], MIB).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), MIB + 512);
+    assert_eq!(file.metadata().unwrap().len(), MIB + 100);
     drop(file);
     export.stop();
     image.is_consistent();
@@ -154,4 +154,26 @@ fn an_image_of_version_2_with_snapshots_keeps_its_length() {
         });
         assert_eq!(outcome, expected, "{compat}");
     }
+}
+
+/// Who appends counts in bytes, however long the kernel remembers a length.
+#[test]
+fn what_is_appended_follows_what_was_appended() {
+    use std::io::Write;
+    let image = Image::new(Format::Qcow2, MIB);
+    let export = image.serve(&["--writable", "--growable"]);
+    let mut expected = vec![0; MIB as usize];
+    for round in 0..40_u8 {
+        let mut file = File::options().append(true).open(export.file()).unwrap();
+        let piece = vec![round + 1; 37 + usize::from(round)];
+        file.write_all(&piece).unwrap();
+        expected.extend(piece);
+        if round % 3 == 0 {
+            let len = fs::metadata(export.file()).unwrap().len();
+            assert_eq!(len, expected.len() as u64);
+        }
+    }
+    assert!(fs::read(export.file()).unwrap() == expected);
+    export.stop();
+    image.is_consistent();
 }
