@@ -11,7 +11,9 @@ use std::{
 use io_uring::{opcode, squeue, types};
 
 use super::{
-    File, engine,
+    File,
+    closer::is_no_room,
+    engine,
     pool::timed,
     ring,
     sys::{self, APPEND, NOWAIT},
@@ -158,7 +160,7 @@ async fn write_all(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usi
 
 /// Writes as often as it takes.
 async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
-    let mut written = 0;
+    let (mut written, mut freed) = (0, file.freed());
     while !data.is_empty() {
         let (offset, flags) = at.behind(written);
         let step = match write_now(file, &data, offset, flags) {
@@ -175,6 +177,8 @@ async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(us
                 written += n;
                 data.advance(n);
             }
+            // Once.
+            Err(error) if is_no_room(&error) && file.has_freed_since(freed.take()).await => {}
             Err(_) if written > 0 => break,
             Err(error) => return Err(error),
         }

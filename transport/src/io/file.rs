@@ -10,7 +10,8 @@ use io_uring::{opcode, types};
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
 use super::{
-    Cost, Pool,
+    Closed, Closer, Cost, Pool,
+    closer::is_no_room,
     engine::{self, Engine},
     ring,
 };
@@ -36,6 +37,8 @@ struct State {
     nowait_write: AtomicBool,
     /// What buffered writes on this mount cost that do not wait for the disk.
     write_cost: Arc<Cost>,
+    /// What may still have to be freed before there is no room.
+    closer: Option<Arc<Closer>>,
 }
 
 /// What O_DIRECT asks of a file, in bytes (`STATX_DIOALIGN`).
@@ -77,9 +80,31 @@ impl File {
             nowait_read: AtomicBool::new(true),
             nowait_write: AtomicBool::new(true),
             write_cost,
+            closer: None,
         };
         flags?;
         Ok(Self(Arc::new(state)))
+    }
+
+    /// Lets writes and [`fallocate`] that find no room wait for what `closer` has to close, and try once more.
+    pub fn waiting_for(mut self, closer: Arc<Closer>) -> Self {
+        if let Some(state) = Arc::get_mut(&mut self.0) {
+            state.closer = Some(closer);
+        }
+        self
+    }
+
+    /// To be asked before something that may need room.
+    pub(super) fn freed(&self) -> Option<Closed> {
+        self.0.closer.as_ref().map(|closer| closer.now())
+    }
+
+    /// Whether there may be room that was not there at `before`; it is waited for.
+    pub(super) async fn has_freed_since(&self, before: Option<Closed>) -> bool {
+        match (&self.0.closer, before) {
+            (Some(closer), Some(before)) => closer.has_freed_since(before).await,
+            _ => false,
+        }
     }
 
     /// Whether the file was opened with O_DIRECT.
@@ -209,6 +234,16 @@ pub async fn fsync(file: &File, kind: SyncKind) -> io::Result<()> {
 /// # Cancel safety
 /// When the future is dropped, an operation that has begun runs to its end.
 pub async fn fallocate(file: &File, mode: u32, offset: u64, len: u64) -> io::Result<()> {
+    let before = file.freed();
+    match fallocate_once(file, mode, offset, len).await {
+        Err(error) if is_no_room(&error) && file.has_freed_since(before).await => {
+            fallocate_once(file, mode, offset, len).await
+        }
+        done => done,
+    }
+}
+
+async fn fallocate_once(file: &File, mode: u32, offset: u64, len: u64) -> io::Result<()> {
     if file.takes_ring() {
         let entry = opcode::Fallocate::new(types::Fd(file.as_raw_fd()), len)
             .offset(offset)

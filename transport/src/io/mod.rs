@@ -20,7 +20,7 @@ mod start;
 mod sys;
 mod threads;
 
-pub use closer::aside;
+pub use closer::{Closed, Closer, LONG_TO_FREE, aside, is_no_room};
 pub use cost::{Cost, may_wait};
 pub use data::{WriteAt, preadv2, pwritev2, read_part, write_part};
 pub use engine::{Counters, Engine, counters};

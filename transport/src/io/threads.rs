@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::{engine, pool::settle_new_thread, start::start_thread};
+use super::{engine, pool::settle_new_thread, size_limit, start::start_thread};
 
 /// A thread that had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -83,7 +83,7 @@ impl Pool {
         let number = match self.0.hand_over(task.clone(), Unless::NoThread) {
             Some(number) => number,
             None if self.0.may_run_inline => {
-                task.run();
+                size_limit::guarded(|| task.run());
                 0
             }
             None => return Err(io::Error::from_raw_os_error(libc::EIO)),

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use std::{
 
 use fsrv_transport::{
     io::{
-        Cost, Engine, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2,
+        Closer, Cost, File, SyncKind, WriteAt, aside, counters, fallocate, fsync, preadv2,
         pwritev2, read_part, run, write_part,
     },
     mem::{InBuf, NoSpace, OutBuf, Pool},
@@ -407,5 +407,86 @@ fn fallocate_changes_the_space_of_a_file() {
         let mut head = [1; 4];
         fs::File::open(lab.path("f")).unwrap().read_exact_at(&mut head, 0).unwrap();
         assert_eq!(head, [0; 4]);
+    });
+}
+
+/// A little filesystem of its own, which is full but for what `dir` has.
+struct Full {
+    dir: tempfile::TempDir,
+}
+
+impl Full {
+    const SIZE: usize = 4 << 20;
+
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={}", Self::SIZE)).unwrap();
+        rustix::mount::mount(
+            "test",
+            dir.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("these tests run as root");
+        Self { dir }
+    }
+
+    /// A file without a name that takes all of the room.
+    fn fill(&self) -> fs::File {
+        let path = self.dir.path().join("large");
+        fs::write(&path, vec![b'x'; Self::SIZE]).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        file
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        // A test that panics already says more.
+        let _ = rustix::mount::unmount(self.dir.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Closes a file late.
+struct Late(#[expect(dead_code, reason = "it is only closed")] fs::File);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_finds_no_room_waits_for_what_is_being_freed_and_for_nothing_else() {
+    on_both_engines(async |lab| {
+        let full = Full::new();
+        let large = full.fill();
+        let closer = Arc::new(Closer::new());
+        let open = |name: &str| {
+            let file = options(true, true, 0).create(true).open(full.dir.path().join(name));
+            let file = File::new(file.unwrap().into(), Arc::new(Cost::quick())).unwrap();
+            file.waiting_for(closer.clone())
+        };
+        let (written, allocated) = (open("written"), open("allocated"));
+        let errno = |error: io::Error| error.raw_os_error();
+        assert_eq!(
+            lab.write(&written, 0, &[1; 8192]).await.map_err(errno),
+            Err(Some(libc::ENOSPC))
+        );
+        assert_eq!(fallocate(&allocated, 0, 0, 8192).await.map_err(errno), Err(Some(libc::ENOSPC)));
+
+        closer.close(Late(large));
+        assert_eq!(lab.write(&written, 0, &[1; 8192]).await.map_err(errno), Ok(8192));
+        let large = {
+            fallocate(&allocated, 0, 0, (Full::SIZE - 8192) as u64).await.unwrap();
+            fs::remove_file(full.dir.path().join("allocated")).unwrap();
+            Late(fs::File::open(format!("/proc/self/fd/{}", allocated.as_raw_fd())).unwrap())
+        };
+        drop(allocated);
+        let allocated = open("again");
+        closer.close(large);
+        assert_eq!(fallocate(&allocated, 0, 0, 8192).await.map_err(errno), Ok(()));
     });
 }
