@@ -49,7 +49,7 @@ pub struct Config {
     pub allow_direct_io: bool,
     /// How known files are held.
     pub inode_file_handles: InodeFileHandles,
-    /// The most descriptors of this process (RLIMIT_NOFILE).
+    /// The most descriptors for what clients do: RLIMIT_NOFILE, less what the process takes for all else.
     pub max_descriptors: u64,
 }
 

@@ -24,11 +24,6 @@ impl DirCache {
         Self { places: (0..size.max(1)).map(|_| Mutex::default()).collect() }
     }
 
-    /// How many descriptors it may hold.
-    pub(crate) fn size(&self) -> u64 {
-        self.places.len() as u64
-    }
-
     pub(crate) fn get(&self, nodeid: NodeId) -> Option<Arc<OwnedFd>> {
         self.place(nodeid)
             .as_ref()

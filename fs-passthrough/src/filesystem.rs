@@ -1,6 +1,7 @@
 //! The filesystem: each operation, and the file that has it.
 
 use std::{
+    io,
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
 };
@@ -43,19 +44,57 @@ impl Passthrough {
         &self,
         cx: &Context,
         inode: &Inode,
-        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+        call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.0.clone();
-        let done = file_io::run(inode.mount.cost(cx.opcode), move || call(&shared)).await;
+        let cost = inode.mount.cost(cx.opcode);
+        let _place = if cost.is_quick() { None } else { self.0.descriptors.for_call().await };
+        let done = file_io::run(cost, move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
+    }
+
+    /// As [`Passthrough::run`], for a call that may need room on the host. Where there is none, it waits for what is
+    /// being freed, and makes the call once more.
+    pub(crate) async fn run_with_room<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        inode: &Inode,
+        call: impl Fn(&Shared) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run_again(cx, inode, call).await?.0
+    }
+
+    /// The same, with the call given back.
+    pub(crate) async fn run_again<T: Send + 'static, F>(
+        &self,
+        cx: &Context,
+        inode: &Inode,
+        call: F,
+    ) -> Result<(Result<T>, F)>
+    where
+        F: Fn(&Shared) -> io::Result<T> + Send + 'static,
+    {
+        let before = self.0.descriptors.freed();
+        let (done, call) = self.run(cx, inode, move |shared| Ok((call(shared), call))).await?;
+        match done {
+            Err(error)
+                if file_io::is_no_room(&error)
+                    && self.0.descriptors.closer().has_freed_since(before).await =>
+            {
+                let again = self.run_long(move |shared| Ok((call(shared), call))).await?;
+                Ok((again.0.map_err(Errno::from), again.1))
+            }
+            done => Ok((done.map_err(Errno::from), call)),
+        }
     }
 
     /// As [`Passthrough::run`], for a call that is known to wait long.
     pub(crate) async fn run_long<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+        call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.0.clone();
+        let _place = self.0.descriptors.for_call().await;
         let done = file_io::on_pool(move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
     }
@@ -63,9 +102,10 @@ impl Passthrough {
     /// As [`Passthrough::run`], for a call that is known to keep a CPU busy for long.
     pub(crate) async fn run_aside<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Shared) -> std::io::Result<T> + Send + 'static,
+        call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.0.clone();
+        let _place = self.0.descriptors.for_call().await;
         let done = file_io::aside(move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
     }

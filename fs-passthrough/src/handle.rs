@@ -9,10 +9,10 @@ use std::{
 };
 
 use fsrv::Fh;
-use fsrv_transport::io::File;
+use fsrv_transport::io::{Closer, File, LONG_TO_FREE};
 use rustix::fs::OFlags;
 
-use crate::{inode::Inode, mutex::lock, ops::dir::Position, removed::LONG_TO_FREE};
+use crate::{descriptors::Slot, inode::Inode, mutex::lock, ops::dir::Position};
 
 /// An open file or directory.
 pub(crate) struct Handle {
@@ -21,13 +21,16 @@ pub(crate) struct Handle {
     /// Where reading a directory stands; a file's is not used.
     pub(crate) position: Mutex<Position>,
     writes: bool,
+    _slot: Slot,
 }
 
 impl Handle {
-    /// Whether closing it frees a large file.
+    /// Whether closing it frees a large file. Whatever else holds the file is told how large it is.
     pub(crate) fn frees_much(&self) -> bool {
-        rustix::fs::fstat(&self.file)
-            .is_ok_and(|stat| stat.st_nlink == 0 && stat.st_blocks.cast_unsigned() > LONG_TO_FREE)
+        let Ok(stat) = rustix::fs::fstat(&self.file) else { return false };
+        let blocks = stat.st_blocks.cast_unsigned();
+        self.inode.saw_blocks(blocks);
+        stat.st_nlink == 0 && blocks > LONG_TO_FREE / 512
     }
 }
 
@@ -51,13 +54,14 @@ pub(crate) struct Handles {
 
 impl Handles {
     /// Adds `file`, which was opened with `flags`.
-    pub(crate) fn insert(&self, inode: Arc<Inode>, file: File, flags: OFlags) -> Fh {
+    pub(crate) fn insert(&self, inode: Arc<Inode>, file: File, flags: OFlags, slot: Slot) -> Fh {
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
         if writes {
             inode.add_writer();
         }
         let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed));
-        let handle = Arc::new(Handle { inode, file, position: Mutex::default(), writes });
+        let position = Mutex::default();
+        let handle = Arc::new(Handle { inode, file, position, writes, _slot: slot });
         self.shard(fh).insert(fh.0, handle);
         self.open.fetch_add(1, Ordering::Relaxed);
         fh
@@ -73,10 +77,14 @@ impl Handles {
         removed
     }
 
-    pub(crate) fn clear(&self) {
+    /// Closes all, and gives those that free much to `closer`.
+    pub(crate) fn clear(&self, closer: &Closer) {
         for shard in &self.shards {
             let cleared = std::mem::take(&mut *lock(shard));
             self.open.fetch_sub(cleared.len() as u64, Ordering::Relaxed);
+            let waits = |handle: &Arc<Handle>| handle.inode.mount.is_remote();
+            let large = |handle: &Arc<Handle>| !waits(handle) && handle.frees_much();
+            cleared.into_values().filter(large).for_each(|handle| closer.close(handle));
         }
     }
 

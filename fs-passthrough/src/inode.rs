@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RandomState, lock};
 use crate::{
+    descriptors::{Descriptors, Held, Share},
     mount::Mount,
     suid::has_suid,
     sys::{handle::FileHandle, stat::Stat},
@@ -45,7 +46,7 @@ enum Identity {
     /// Nothing pins it: by its handle.
     Handle(FileHandle),
     /// By an O_PATH descriptor, which pins it.
-    Fd(OwnedFd),
+    Fd(Held),
     /// The root: by the descriptor that it was given as, and known by its handle as well.
     Root(OwnedFd, FileHandle),
 }
@@ -59,7 +60,7 @@ pub(crate) struct Found {
 }
 
 impl Inode {
-    fn new(nodeid: NodeId, found: Found, lookups: u64) -> Self {
+    fn new(nodeid: NodeId, found: Found, lookups: u64, descriptors: &Arc<Descriptors>) -> Self {
         let Found { fd, stat, mount, handle } = found;
         let generation = match &handle {
             Some(handle) => handle.generation(),
@@ -72,7 +73,7 @@ impl Inode {
             nodeid,
             mount,
             identity: match handle {
-                None => Identity::Fd(fd),
+                None => Identity::Fd(Held::new(fd, descriptors.take_anyway(Share::Known))),
                 Some(handle) if nodeid == NodeId::ROOT => Identity::Root(fd, handle),
                 Some(handle) => Identity::Handle(handle),
             },
@@ -108,7 +109,8 @@ impl Inode {
     /// Its own O_PATH descriptor, if it has one.
     pub(crate) fn own_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.identity {
-            Identity::Fd(fd) | Identity::Root(fd, _) => Some(fd.as_fd()),
+            Identity::Fd(fd) => Some(fd.as_fd()),
+            Identity::Root(fd, _) => Some(fd.as_fd()),
             Identity::Handle(_) => None,
         }
     }
@@ -125,9 +127,20 @@ impl Inode {
 
     /// Notes what was seen of it.
     pub(crate) fn saw(&self, stat: &Stat) {
+        self.saw_blocks(stat.attr.blocks);
         let has_suid = has_suid(&stat.attr);
         if has_suid != self.has_suid.load(Ordering::Relaxed) {
             self.has_suid.store(has_suid, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes how many blocks of 512 bytes it has: a large one is not closed in passing.
+    pub(crate) fn saw_blocks(&self, blocks: u64) {
+        // Closing on a remote mount waits for that, whatever the size.
+        if let Identity::Fd(fd) = &self.identity
+            && !self.mount.is_remote()
+        {
+            fd.saw_blocks(blocks);
         }
     }
 
@@ -188,9 +201,8 @@ pub(crate) struct Inodes {
     by_id: [Mutex<HashTable<Arc<Inode>>>; SHARDS],
     root: Arc<Inode>,
     next: AtomicU64,
-    /// How many are held by a descriptor.
-    by_fd: AtomicU64,
     forgotten: Mutex<Forgotten>,
+    descriptors: Arc<Descriptors>,
 }
 
 #[derive(Default)]
@@ -202,15 +214,15 @@ struct Forgotten {
 }
 
 impl Inodes {
-    pub(crate) fn new(root: Found) -> Self {
+    pub(crate) fn new(root: Found, descriptors: Arc<Descriptors>) -> Self {
         let inodes = Self {
             hasher: RandomState::new(),
             by_file: Default::default(),
             by_id: Default::default(),
-            root: Arc::new(Inode::new(NodeId::ROOT, root, 1)),
+            root: Arc::new(Inode::new(NodeId::ROOT, root, 1, &descriptors)),
             next: AtomicU64::new(NodeId::ROOT.0 + 1),
-            by_fd: AtomicU64::new(0),
             forgotten: Mutex::default(),
+            descriptors,
         };
         inodes.insert(inodes.root.clone());
         inodes
@@ -243,10 +255,7 @@ impl Inodes {
         let nodeid = nodeid
             .or_else(|| lock(&self.forgotten).nodeid(&found))
             .unwrap_or_else(|| NodeId(self.next.fetch_add(1, Ordering::Relaxed)));
-        let inode = Arc::new(Inode::new(nodeid, found, 1));
-        if !inode.is_held_by_handle() {
-            self.by_fd.fetch_add(1, Ordering::Relaxed);
-        }
+        let inode = Arc::new(Inode::new(nodeid, found, 1, &self.descriptors));
         self.insert_by_id(inode.clone());
         by_file.insert_unique(hash, inode.clone(), |inode| self.hash_inode(inode));
         inode
@@ -286,13 +295,11 @@ impl Inodes {
         }
         shrink(&mut by_file, |inode| self.hash_inode(inode));
         self.remove_by_id(nodeid);
-        if !inode.is_held_by_handle() {
-            self.by_fd.fetch_sub(1, Ordering::Relaxed);
-        }
         // Before others may find that the file is not known: they would give it another number.
         if remember && let Identity::Handle(handle) = &inode.identity {
             lock(&self.forgotten).remember(nodeid, &inode.mount, handle);
         }
+        drop(by_file);
         true
     }
 
@@ -307,19 +314,10 @@ impl Inodes {
 
     /// Forgets everything but the root.
     pub(crate) fn clear(&self) {
-        for shard in &self.by_file {
-            let cleared = std::mem::take(&mut *lock(shard));
-            let by_fd = cleared.iter().filter(|inode| self.counts(inode)).count();
-            self.by_fd.fetch_sub(by_fd as u64, Ordering::Relaxed);
-        }
+        self.by_file.iter().for_each(|shard| drop(std::mem::take(&mut *lock(shard))));
         self.by_id.iter().for_each(|shard| drop(std::mem::take(&mut *lock(shard))));
         *lock(&self.forgotten) = Forgotten::default();
         self.insert(self.root.clone());
-    }
-
-    /// Whether `inode` is one of those that the client can make us hold by a descriptor.
-    fn counts(&self, inode: &Inode) -> bool {
-        !inode.is_held_by_handle() && inode.nodeid != NodeId::ROOT
     }
 
     /// Files known, and lookups not taken back.
@@ -336,22 +334,12 @@ impl Inodes {
         count
     }
 
-    /// How many files are held by a descriptor, the root left out.
-    pub(crate) fn held_by_fd_count(&self) -> u64 {
-        self.by_fd.load(Ordering::Relaxed)
-    }
-
-    /// Up to `max` files that are held by a descriptor, the oldest first.
-    pub(crate) fn held_by_fd(&self, max: usize) -> Vec<NodeId> {
+    /// Up to `max` files that are held by a descriptor, the oldest first of those that are younger than `after`.
+    pub(crate) fn held_by_fd(&self, after: NodeId, max: usize) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = Vec::new();
+        let is_meant = |inode: &&Arc<Inode>| !inode.is_held_by_handle() && inode.nodeid > after;
         for shard in &self.by_id {
-            let shard = lock(shard);
-            nodes.extend(
-                shard
-                    .iter()
-                    .filter(|inode| !inode.is_held_by_handle() && inode.nodeid != NodeId::ROOT)
-                    .map(|inode| inode.nodeid),
-            );
+            nodes.extend(lock(shard).iter().filter(is_meant).map(|inode| inode.nodeid));
         }
         nodes.sort_unstable();
         nodes.truncate(max);
@@ -410,7 +398,11 @@ impl Forgotten {
             && let Some(oldest) = self.order.pop_front()
             && let Some((mount, handle)) = self.files.remove(&oldest)
         {
-            self.nodes.remove(&(mount.id, handle));
+            let file = (mount.id, handle);
+            // It may have had another number since.
+            if self.nodes.get(&file) == Some(&oldest) {
+                self.nodes.remove(&file);
+            }
         }
         self.order.push_back(nodeid);
     }

@@ -7,6 +7,7 @@
 //! Each worker that serves a [`Passthrough`] runs [`prepare_worker`] first.
 
 mod config;
+mod descriptors;
 mod dircache;
 mod filesystem;
 mod handle;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fsrv::notify::Client;
+use fsrv::{NodeId, notify::Client};
 use fsrv_transport::io::start_thread;
 
 use crate::shared::Shared;
@@ -32,7 +32,7 @@ impl Pruner {
         start_thread("fsrv-prune", move || {
             while woken.recv().is_ok() {
                 let Some(shared) = shared.upgrade() else { break };
-                let nodes = shared.inodes.held_by_fd(BATCH);
+                let nodes = shared.inodes.held_by_fd(NodeId::ROOT, BATCH);
                 drop(shared);
                 if let Err(error) = client.prune(&nodes) {
                     tracing::debug!("the client does not prune: {error}");

@@ -15,53 +15,65 @@ use std::{
 };
 
 use fsrv::{Attr, NodeId};
+use fsrv_transport::io::LONG_TO_FREE;
 
-use crate::{inode::Inode, mutex::lock, shared::Shared, sys::stat::Stat};
+use crate::{
+    descriptors::{Held, Share},
+    inode::Inode,
+    mutex::lock,
+    shared::Shared,
+    sys::{open, stat::Stat},
+};
 
-/// Freeing a file of so many blocks of 512 bytes takes longer than going to another thread.
-pub(crate) const LONG_TO_FREE: u64 = (16 << 20) / 512;
-
-/// A file that is about to lose a name, seen once: for what becomes of it, and for how long that takes.
+/// A file that is about to lose a name, seen once: for what becomes of it.
 #[derive(Default)]
 pub(crate) struct Leaving {
     /// Known to the client and soon without a name: to be held for it.
     known: Option<(NodeId, OwnedFd)>,
-    blocks: u64,
-}
-
-impl Leaving {
-    /// Whether freeing it takes long.
-    pub(crate) fn is_long_to_free(&self) -> bool {
-        self.blocks > LONG_TO_FREE
-    }
+    /// What keeps a large one until it is closed aside: without it, taking the name would free the file, and hold up
+    /// all who look something up in its directory.
+    large: Option<Held>,
 }
 
 impl Shared {
-    /// Looks at the child `name` of `dir`, which is about to be removed. Whoever waits for another machine does so
-    /// anyway, and is not asked.
-    pub(crate) fn leaving(&self, dir: &Inode, name: &CStr) -> Leaving {
+    /// Looks at the child `name` of `dir`, which is about to be removed; `None` when too many large ones wait to be
+    /// closed. Whoever waits for another machine does so anyway, and is not asked.
+    pub(crate) fn leaving(&self, dir: &Inode, name: &CStr) -> Option<Leaving> {
         if dir.mount.has_handles() {
-            return self.leaving_by_handle(dir, name).unwrap_or_default();
+            return self.leaving_by_handle(dir, name);
         }
         if dir.mount.is_remote() {
-            return Leaving::default();
+            return Some(Leaving::default());
         }
         // Whoever knows it holds it by a descriptor.
-        let blocks = self.dir_fd(dir).and_then(|fd| Stat::blocks_at(fd, name));
-        Leaving { known: None, blocks: blocks.unwrap_or_default() }
+        let blocks =
+            self.dir_fd(dir).and_then(|dir| Stat::blocks_at(dir, name)).unwrap_or_default();
+        if !is_large(blocks) {
+            return Some(Leaving::default());
+        }
+        let fd = self.dir_fd(dir).and_then(|dir| open::find(dir, name));
+        fd.map_or_else(|_| Some(Leaving::default()), |fd| self.leaving_large(fd, blocks))
     }
 
     fn leaving_by_handle(&self, dir: &Inode, name: &CStr) -> Option<Leaving> {
-        let found = self.find(dir, name).ok()?;
+        let Ok(found) = self.find(dir, name) else { return Some(Leaving::default()) };
         let attr = found.stat.attr;
         let is_last = attr.file_type() == Attr::DIRECTORY || attr.nlink == 1;
-        let leaving = Leaving { known: None, blocks: if is_last { attr.blocks } else { 0 } };
+        if !is_last {
+            return Some(Leaving::default());
+        }
         // The space of a large file is better free than the file known to a bare O_PATH.
-        if !is_last || leaving.is_long_to_free() {
-            return Some(leaving);
+        if is_large(attr.blocks) {
+            return self.leaving_large(found.fd, attr.blocks);
         }
         let nodeid = self.inodes.unpinned(&found);
-        Some(Leaving { known: nodeid.map(|nodeid| (nodeid, found.fd)), ..leaving })
+        Some(Leaving { known: nodeid.map(|nodeid| (nodeid, found.fd)), large: None })
+    }
+
+    fn leaving_large(&self, fd: OwnedFd, blocks: u64) -> Option<Leaving> {
+        let held = Held::new(fd, self.descriptors.take(Share::Closing)?);
+        held.saw_blocks(blocks);
+        Some(Leaving { known: None, large: Some(held) })
     }
 
     /// Runs `remove`, which takes the name of `leaving`, and holds for the client what then has none.
@@ -70,9 +82,14 @@ impl Shared {
         leaving: Leaving,
         remove: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let result = remove()?;
-        if let Some((nodeid, fd)) = leaving.known {
-            self.removed.insert(nodeid, fd);
+        let Leaving { known, large } = leaving;
+        let result = remove();
+        drop(large);
+        let result = result?;
+        if let Some((nodeid, fd)) = known
+            && let Some(slot) = self.descriptors.take(Share::Removed)
+        {
+            self.removed.insert(nodeid, Held::new(fd, slot));
             if self.inodes.get(nodeid).is_none() {
                 // It was forgotten meanwhile.
                 self.removed.remove(nodeid);
@@ -82,33 +99,35 @@ impl Shared {
     }
 }
 
-/// A bounded number of descriptors: beyond it a removed file is ESTALE.
+/// What was removed; when there are no more descriptors for it, a removed file is ESTALE.
+#[derive(Default)]
 pub(crate) struct Removed {
-    files: Mutex<HashMap<NodeId, Arc<OwnedFd>>>,
+    files: Mutex<HashMap<NodeId, Arc<Held>>>,
     /// How many there are. Most forgotten files were not removed, and need no lock.
     len: AtomicUsize,
-    limit: usize,
 }
 
 impl Removed {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { files: Mutex::default(), len: AtomicUsize::new(0), limit }
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.len.load(Ordering::Relaxed) as u64
-    }
-
-    pub(crate) fn insert(&self, nodeid: NodeId, fd: OwnedFd) {
+    pub(crate) fn insert(&self, nodeid: NodeId, fd: Held) {
         let mut files = self.files();
-        if files.len() < self.limit {
-            files.insert(nodeid, Arc::new(fd));
-            self.len.store(files.len(), Ordering::SeqCst);
-        }
+        let former = files.insert(nodeid, Arc::new(fd));
+        self.len.store(files.len(), Ordering::SeqCst);
+        drop(files);
+        drop(former);
     }
 
-    pub(crate) fn get(&self, nodeid: NodeId) -> Option<Arc<OwnedFd>> {
+    pub(crate) fn get(&self, nodeid: NodeId) -> Option<Arc<Held>> {
+        if self.len.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
         self.files().get(&nodeid).cloned()
+    }
+
+    /// Notes that closing it frees much.
+    pub(crate) fn is_large(&self, nodeid: NodeId) {
+        if let Some(fd) = self.get(nodeid) {
+            fd.saw_blocks(u64::MAX);
+        }
     }
 
     pub(crate) fn remove(&self, nodeid: NodeId) {
@@ -129,7 +148,11 @@ impl Removed {
         drop(files);
     }
 
-    fn files(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<OwnedFd>>> {
+    fn files(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Held>>> {
         lock(&self.files)
     }
+}
+
+fn is_large(blocks: u64) -> bool {
+    blocks > LONG_TO_FREE / 512
 }

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
     config::{Config, InodeFileHandles, Timeouts},
+    descriptors::{Descriptors, Held, Share, Slot},
     dircache::DirCache,
     handle::{Handle, Handles},
     inode::{Found, Inode, Inodes},
@@ -23,12 +24,6 @@ use crate::{
     suid::has_suid,
     sys::{open, stat::Stat},
 };
-
-/// Descriptors that are kept for what is not a known file or an open one.
-const SPARE_DESCRIPTORS: u64 = 64;
-
-/// The most descriptors of directories kept open.
-const DIR_CACHE_MAX: u64 = 1024;
 
 /// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +56,7 @@ pub(crate) struct Shared {
     pub(crate) is_exported: AtomicBool,
     dirs: DirCache,
     pub(crate) removed: Removed,
-    /// How many descriptors the client may make us hold.
-    room: u64,
+    pub(crate) descriptors: Arc<Descriptors>,
     proc_fd: OwnedFd,
 }
 
@@ -70,6 +64,7 @@ pub(crate) struct Shared {
 pub(crate) enum PathFd<'i> {
     Own(BorrowedFd<'i>),
     Cached(Arc<OwnedFd>),
+    Removed(Arc<Held>),
     Opened(OwnedFd),
 }
 
@@ -78,6 +73,7 @@ impl AsFd for PathFd<'_> {
         match self {
             Self::Own(fd) => fd.as_fd(),
             Self::Cached(fd) => fd.as_fd(),
+            Self::Removed(fd) => fd.as_fd(),
             Self::Opened(fd) => fd.as_fd(),
         }
     }
@@ -96,19 +92,19 @@ impl Shared {
         let mount = mounts.of(&root, &stat, None);
         let handle = mount.handle_of(&root);
         let found = Found { fd: root, stat, mount, handle };
-        let spare = SPARE_DESCRIPTORS.min(config.max_descriptors / 4);
-        let dir_cache = (config.max_descriptors / 8).clamp(16, DIR_CACHE_MAX);
+        let has_dirs = config.inode_file_handles != InodeFileHandles::Never;
+        let descriptors = Descriptors::new(config.max_descriptors, has_dirs);
         Ok(Self {
             timeouts: config.timeouts(),
             mounts,
-            inodes: Inodes::new(found),
+            inodes: Inodes::new(found, descriptors.clone()),
             handles: Handles::default(),
             locks: LockTable::new(),
             pruner: Mutex::default(),
             is_exported: AtomicBool::new(false),
-            dirs: DirCache::new(dir_cache as usize),
-            removed: Removed::new(dir_cache as usize),
-            room: config.max_descriptors.saturating_sub(spare),
+            dirs: DirCache::new(descriptors.dirs()),
+            removed: Removed::default(),
+            descriptors,
             proc_fd,
             config,
         })
@@ -142,10 +138,14 @@ impl Shared {
             Ok(fd) if inode.is_dir() => {
                 let fd = Arc::new(fd);
                 self.dirs.insert(inode.nodeid, fd.clone());
+                if self.inodes.get(inode.nodeid).is_none() {
+                    // It was forgotten meanwhile.
+                    self.dirs.remove(inode.nodeid);
+                }
                 Ok(PathFd::Cached(fd))
             }
             Ok(fd) => Ok(PathFd::Opened(fd)),
-            Err(error) => self.removed.get(inode.nodeid).map(PathFd::Cached).ok_or(error),
+            Err(error) => self.removed.get(inode.nodeid).map(PathFd::Removed).ok_or(error),
         }
     }
 
@@ -211,6 +211,7 @@ impl Shared {
     pub(crate) fn enter_as(&self, found: Found, nodeid: Option<NodeId>) -> Entry {
         let attr = self.shown(found.stat.attr);
         let inode = self.inodes.enter(found, nodeid);
+        inode.saw_blocks(attr.blocks);
         if has_suid(&attr) {
             inode.set_suid();
         }
@@ -250,11 +251,12 @@ impl Shared {
 
     /// Forgets the client.
     pub(crate) fn clear(&self) {
-        self.handles.clear();
         self.locks.clear();
+        self.removed.clear();
+        // Of what else holds a file, these tell whether it is a large one.
+        self.handles.clear(self.descriptors.closer());
         self.inodes.clear();
         self.dirs.clear();
-        self.removed.clear();
     }
 
     /// An O_PATH descriptor of the file that `fd` has open.
@@ -269,35 +271,27 @@ impl Shared {
 
     /// Wraps an open descriptor of `inode` for file operations.
     pub(crate) fn file(&self, fd: OwnedFd, inode: &Inode) -> io::Result<File> {
-        File::new(fd, inode.mount.cost(fsrv::op::Opcode::Write).clone())
+        let file = File::new(fd, inode.mount.cost(fsrv::op::Opcode::Write).clone())?;
+        Ok(file.waiting_for(self.descriptors.closer().clone()))
     }
 
-    /// Whether there is room for another open file. The last descriptors are needed to answer for those
-    /// that are open.
+    /// A place for another open file. The last descriptors are needed to answer for those that are open.
     ///
     /// # Errors
     /// ENFILE.
-    pub(crate) fn check_room(&self) -> Result<()> {
-        let cached = if self.inodes.root().mount.has_handles() { self.dirs.size() } else { 0 };
-        if self.held_descriptors() + cached < self.room { Ok(()) } else { Err(Errno::ENFILE) }
-    }
-
-    fn held_descriptors(&self) -> u64 {
-        self.inodes.held_by_fd_count() + self.handles.count() + self.removed.count()
+    pub(crate) fn place_to_open(&self) -> Result<Slot> {
+        self.descriptors.take(Share::Open).ok_or(Errno::ENFILE)
     }
 
     /// Running out of descriptors is the client's ENFILE, before it is the server's trouble. Near the
     /// limit the client is asked to forget what it does not use.
     fn check_descriptors(&self, found: &Found) -> io::Result<()> {
-        let held = self.held_descriptors();
-        // Known files do not take the last descriptors: they must be open to be of use.
-        let limit = self.room / 16 * 15;
-        if held >= limit / 8 * 7
+        if self.descriptors.is_nearly_full()
             && let Some(pruner) = &*lock(&self.pruner)
         {
             pruner.wake();
         }
-        if held >= limit && !self.inodes.knows(found) {
+        if !self.descriptors.has_room_for(Share::Known) && !self.inodes.knows(found) {
             return Err(io::Error::from_raw_os_error(libc::ENFILE));
         }
         Ok(())

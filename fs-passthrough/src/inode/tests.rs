@@ -54,7 +54,10 @@ fn orders_with(
     test: impl Fn(Arc<Inodes>, Arc<Place>) + Copy + Send + Sync + 'static,
 ) {
     let place = Arc::new(Place::new(handles));
-    orders(move || test(Arc::new(Inodes::new(place.root())), place.clone()));
+    let descriptors = Descriptors::new(1000, true);
+    orders(move || {
+        test(Arc::new(Inodes::new(place.root(), descriptors.clone())), place.clone());
+    });
 }
 
 /// The client knows the file by this number alone, and took it up so often.
@@ -62,13 +65,17 @@ fn assert_known(inodes: &Inodes, place: &Place, nodeid: NodeId, lookups: u64) {
     assert_eq!(inodes.count(), (2, lookups));
     assert!(inodes.get(nodeid).is_some_and(|inode| inode.is(&place.file())));
     assert!(inodes.knows(&place.file()));
-    assert_eq!(inodes.held_by_fd_count(), u64::from(!place.mount.has_handles()));
+    assert_eq!(held_by_fd(inodes), usize::from(!place.mount.has_handles()));
+}
+
+fn held_by_fd(inodes: &Inodes) -> usize {
+    inodes.held_by_fd(NodeId::ROOT, 10).len()
 }
 
 fn assert_unknown(inodes: &Inodes, place: &Place) {
     assert_eq!(inodes.count(), (1, 0));
     assert!(!inodes.knows(&place.file()));
-    assert_eq!(inodes.held_by_fd_count(), 0);
+    assert_eq!(held_by_fd(inodes), 0);
 }
 
 fn one_number_for_both(inodes: Arc<Inodes>, place: Arc<Place>) {

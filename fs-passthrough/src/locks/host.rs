@@ -1,15 +1,15 @@
 //! Locks against processes of the host, and other servers of the same directory.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::AsFd};
 
 use fsrv::types::{FileLock, LockKind};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Style, ranges::Span};
-use crate::sys::lock::{ofd_getlk, ofd_setlk};
+use crate::{
+    descriptors::Held,
+    sys::lock::{ofd_getlk, ofd_setlk},
+};
 
 /// What the host says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,9 +21,8 @@ pub(super) enum Answer {
 
 /// The descriptor that holds the locks of one owner on one inode. The host counts them to this very
 /// open file, so nobody else uses it.
-#[derive(Debug)]
 pub(super) struct HostFile {
-    file: OwnedFd,
+    file: Held,
     style: Style,
 }
 
@@ -76,7 +75,7 @@ pub(super) struct Opener<F> {
     style: Style,
 }
 
-impl<F: FnOnce() -> io::Result<OwnedFd>> Opener<F> {
+impl<F: FnOnce() -> io::Result<Held>> Opener<F> {
     pub(super) fn new(style: Style, open: F) -> Self {
         Self { open: Some(open), spare: None, style }
     }

@@ -18,7 +18,6 @@ mod wait;
 use std::{
     collections::HashMap,
     io,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -37,7 +36,7 @@ use self::{
     node::{Budget, NodeLocks, Verdict},
     ranges::Span,
 };
-use crate::mutex::lock;
+use crate::{descriptors::Held, mutex::lock};
 
 /// The most locks held at a time, a client could else fill our memory. Programs with record locks hold
 /// thousands.
@@ -131,15 +130,15 @@ impl LockTable {
     ///
     /// # Errors
     /// What `open` and the host answer.
-    pub(crate) fn getlk(
+    pub(crate) fn getlk<D: Into<Held>>(
         &self,
         nodeid: NodeId,
         owner: LockOwner,
         lock: FileLock,
-        open: impl FnOnce() -> io::Result<OwnedFd>,
+        open: impl FnOnce() -> io::Result<D>,
     ) -> Result<FileLock> {
         let none = FileLock { kind: LockKind::Unlock, ..lock };
-        let mut opener = Opener::new(Style::Posix, open);
+        let mut opener = Opener::new(Style::Posix, || open().map(Into::into));
         self.with_node(nodeid, |node| {
             if let Some(conflict) = node.conflict(owner, &lock) {
                 return Ok(conflict);
@@ -168,13 +167,13 @@ impl LockTable {
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
-    pub(crate) async fn setlk(
+    pub(crate) async fn setlk<D: Into<Held>>(
         &self,
         cx: &Context,
         request: &LockRequest,
-        open: impl FnOnce() -> io::Result<OwnedFd>,
+        open: impl FnOnce() -> io::Result<D>,
     ) -> Result<()> {
-        let mut opener = Opener::new(request.style, open);
+        let mut opener = Opener::new(request.style, || open().map(Into::into));
         let verdict = self.with_node(request.nodeid, |node| {
             let verdict = node.grant(request, &mut opener, &self.budget);
             node.wake(request.style, request.span(), &self.graph);

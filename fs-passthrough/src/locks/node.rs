@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +21,7 @@ use super::{
     host::{Answer, HostFile, Opener},
     ranges::{Mode, Ranges, Span},
 };
-use crate::mutex::lock;
+use crate::{descriptors::Held, mutex::lock};
 
 /// What became of a try.
 pub(super) enum Verdict {
@@ -110,7 +109,7 @@ impl NodeLocks {
     }
 
     /// Does what is asked if nobody is in the way.
-    pub(super) fn grant<F: FnOnce() -> io::Result<OwnedFd>>(
+    pub(super) fn grant<F: FnOnce() -> io::Result<Held>>(
         &mut self,
         request: &LockRequest,
         opener: &mut Opener<F>,
@@ -122,7 +121,7 @@ impl NodeLocks {
         }
     }
 
-    fn grant_posix<F: FnOnce() -> io::Result<OwnedFd>>(
+    fn grant_posix<F: FnOnce() -> io::Result<Held>>(
         &mut self,
         request: &LockRequest,
         opener: &mut Opener<F>,
@@ -159,7 +158,7 @@ impl NodeLocks {
 
     /// A conversion gives up what was held before it takes the other lock, as on Linux. Two readers
     /// who both want to write would otherwise wait for each other for ever.
-    fn grant_flock<F: FnOnce() -> io::Result<OwnedFd>>(
+    fn grant_flock<F: FnOnce() -> io::Result<Held>>(
         &mut self,
         request: &LockRequest,
         opener: &mut Opener<F>,
@@ -234,7 +233,7 @@ impl NodeLocks {
     }
 
     /// A POSIX lock of the host in the way of `lock`.
-    pub(super) fn host_conflict<F: FnOnce() -> io::Result<OwnedFd>>(
+    pub(super) fn host_conflict<F: FnOnce() -> io::Result<Held>>(
         &self,
         owner: LockOwner,
         lock: &FileLock,

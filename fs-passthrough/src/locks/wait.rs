@@ -1,6 +1,6 @@
 //! Waiting for a lock.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use fsrv::{Context, Errno, Result};
 use tokio::{select, sync::Notify, time::sleep};
@@ -10,7 +10,7 @@ use super::{
     host::Opener,
     node::{Verdict, WaitState, Waiter},
 };
-use crate::mutex::lock;
+use crate::{descriptors::Held, mutex::lock};
 
 /// Linux cannot tell when a process of the host unlocks without a thread that blocks for it, so we
 /// ask again: soon at first, because most locks are held for a moment.
@@ -22,7 +22,7 @@ const RETRY_LAST: Duration = Duration::from_millis(50);
 
 impl LockTable {
     /// Takes a lock that could not be had at once.
-    pub(super) async fn wait<F: FnOnce() -> io::Result<OwnedFd>>(
+    pub(super) async fn wait<F: FnOnce() -> io::Result<Held>>(
         &self,
         cx: &Context,
         request: &LockRequest,
@@ -67,10 +67,7 @@ impl<'t> Waiting<'t> {
     }
 
     /// One try. What it leaves behind is a waiter that the next change wakes.
-    fn attempt<F: FnOnce() -> io::Result<OwnedFd>>(
-        &self,
-        opener: &mut Opener<F>,
-    ) -> Result<Verdict> {
+    fn attempt<F: FnOnce() -> io::Result<Held>>(&self, opener: &mut Opener<F>) -> Result<Verdict> {
         let Self { table, request, id, .. } = *self;
         table.with_node(request.nodeid, |node| {
             // Nobody else removes it, but nothing may panic here.

@@ -11,13 +11,13 @@ use fsrv::{
     op::{GetAttr, GetStatx, SetAttr},
     types::Statx,
 };
+use fsrv_transport::io::LONG_TO_FREE;
 use rustix::fs::OFlags;
 
 use crate::{
     filesystem::Passthrough,
     handle::Handle,
     inode::Inode,
-    removed::LONG_TO_FREE,
     shared::{PathFd, Shared},
     suid::Changer,
     sys::{creds::keeping_suid, meta, stat::Stat},
@@ -107,7 +107,10 @@ pub(crate) async fn setattr(fs: &Passthrough, cx: &Context, op: SetAttr) -> Resu
         change(shared, &target, fd.as_fd(), by, &op)?;
         Stat::of(fd)
     };
-    let stat = if is_long { fs.run_aside(change).await } else { fs.run(cx, &inode, change).await }?;
+    let stat = match is_long {
+        true => fs.run_aside(change).await,
+        false => fs.run_with_room(cx, &inode, change).await,
+    }?;
     Ok(fs.shared().attributes(&inode, &stat))
 }
 
@@ -133,7 +136,7 @@ impl By {
 fn frees_much(shared: &Shared, target: &Target, size: Option<u64>) -> bool {
     let Some(size) = size.filter(|_| !target.inode.mount.is_remote()) else { return false };
     let stat = target.fd(shared).and_then(Stat::of);
-    stat.is_ok_and(|stat| stat.attr.blocks.saturating_sub(size / 512) > LONG_TO_FREE)
+    stat.is_ok_and(|stat| stat.attr.blocks.saturating_sub(size / 512) > LONG_TO_FREE / 512)
 }
 
 fn change(

@@ -16,6 +16,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::open::{host_flags, opened};
 use crate::{
+    descriptors::Slot,
     filesystem::Passthrough,
     inode::{Found, Inode},
     shared::Shared,
@@ -114,13 +115,11 @@ fn mode(bits: u32) -> Mode {
 
 async fn make<F>(fs: &Passthrough, cx: &Context, new: New, make: F) -> Result<Entry>
 where
-    F: FnOnce(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr, Mode) -> io::Result<()>
-        + Send
-        + 'static,
+    F: Fn(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr, Mode) -> io::Result<()> + Send + 'static,
 {
     let parent = new.parent.clone();
     let found = fs
-        .run(cx, &parent, move |shared| {
+        .run_with_room(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
             new.as_caller(&dir, |mode| make(dir.as_fd(), new.name.as_c_str(), mode))?;
             shared.find(&new.parent, new.name.as_c_str())
@@ -130,13 +129,13 @@ where
 }
 
 pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Result<Created> {
-    fs.shared().check_room()?;
+    let slot = fs.shared().place_to_open()?;
     let flags = host_flags(&fs.shared().config, op.flags);
     let exclusive = OFlags::from_bits_retain(op.flags).contains(OFlags::EXCL);
     let new = New::of(fs, cx, op.parent, op.name.to_buf(), op.mode, op.umask)?;
     let parent = new.parent.clone();
     let made = fs
-        .run(cx, &parent, move |shared| {
+        .run_with_room(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
             let name = new.name.as_c_str();
             let created = new.as_caller(&dir, |mode| open::create(&dir, name, flags, mode));
@@ -151,23 +150,23 @@ pub(crate) async fn create(fs: &Passthrough, cx: &Context, op: Create<'_>) -> Re
             identify_new(shared, &new.parent, fd)
         })
         .await?;
-    finish(fs, made, flags)
+    finish(fs, made, flags, slot)
 }
 
 pub(crate) async fn tmpfile(fs: &Passthrough, cx: &Context, op: TmpFile) -> Result<Created> {
-    fs.shared().check_room()?;
+    let slot = fs.shared().place_to_open()?;
     let flags = host_flags(&fs.shared().config, op.flags);
     let unnamed = fsrv::Name::new(c"unnamed")?.to_buf();
     let new = New::of(fs, cx, op.parent, unnamed, op.mode, op.umask)?;
     let parent = new.parent.clone();
     let made = fs
-        .run(cx, &parent, move |shared| {
+        .run_with_room(cx, &parent, move |shared| {
             let dir = shared.dir_fd(&new.parent)?;
             let fd = new.as_caller(&dir, |mode| open::create_unnamed(&dir, flags, mode))?;
             identify_new(shared, &new.parent, fd)
         })
         .await?;
-    finish(fs, made, flags)
+    finish(fs, made, flags, slot)
 }
 
 /// A file and an open descriptor of it.
@@ -186,12 +185,12 @@ fn identify_new(shared: &Shared, parent: &Inode, fd: OwnedFd) -> io::Result<Made
     Ok(Made { found, fd })
 }
 
-fn finish(fs: &Passthrough, made: Made, flags: OFlags) -> Result<Created> {
+fn finish(fs: &Passthrough, made: Made, flags: OFlags, slot: Slot) -> Result<Created> {
     let shared = fs.shared();
     let entry = shared.enter(made.found);
     let handle = shared.inode(entry.nodeid).and_then(|inode| {
         let file: io::Result<File> = shared.file(made.fd, &inode);
-        Ok(shared.handles.insert(inode, file?, flags))
+        Ok(shared.handles.insert(inode, file?, flags, slot))
     });
     match handle {
         Ok(fh) => Ok(Created { entry, opened: opened(&shared.config, fh, false) }),

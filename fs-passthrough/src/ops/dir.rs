@@ -35,7 +35,7 @@ pub(crate) struct Position {
 
 pub(crate) async fn opendir(fs: &Passthrough, cx: &Context, op: OpenDir) -> Result<Opened> {
     let shared = fs.shared();
-    shared.check_room()?;
+    let slot = shared.place_to_open()?;
     let inode = shared.inode(op.nodeid)?;
     if !inode.is_dir() {
         return Err(Errno::ENOTDIR);
@@ -49,7 +49,7 @@ pub(crate) async fn opendir(fs: &Passthrough, cx: &Context, op: OpenDir) -> Resu
             Ok((shared.file(fd, &dir)?, is_unchanged))
         })
         .await?;
-    let fh = shared.handles.insert(inode, file, OFlags::RDONLY);
+    let fh = shared.handles.insert(inode, file, OFlags::RDONLY, slot);
     Ok(Opened { fh, flags: flags(&shared.config, is_unchanged) })
 }
 

@@ -10,6 +10,7 @@ use fsrv::{
 use rustix::fs::OFlags;
 
 use crate::{
+    descriptors::{Held, Share},
     filesystem::Passthrough,
     inode::Inode,
     locks::{LockRequest, Style},
@@ -32,7 +33,16 @@ pub(crate) async fn setlk(fs: &Passthrough, cx: &Context, op: SetLk) -> Result<(
 }
 
 /// Opens a file to lock it on the host.
-fn open_for(shared: &Shared, inode: &Inode, style: Style) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// ENOLCK when there are too many descriptors; what the host says.
+fn open_for(shared: &Shared, inode: &Inode, style: Style) -> io::Result<Held> {
+    let no_room = || io::Error::from_raw_os_error(libc::ENOLCK);
+    let slot = shared.descriptors.take(Share::Locks).ok_or_else(no_room)?;
+    Ok(Held::new(open(shared, inode, style)?, slot))
+}
+
+fn open(shared: &Shared, inode: &Inode, style: Style) -> io::Result<OwnedFd> {
     if style == Style::Posix && inode.is_regular() {
         match shared.open(inode, OFlags::RDWR) {
             // Somebody executes it, it is on a read-only mount, or it is not ours to write.

@@ -1,12 +1,13 @@
 //! Names: more of them, other ones, and fewer.
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use fsrv::{
     Context, Entry, NameBuf, NodeId, Result,
     op::{Link, Rename, RmDir, Unlink},
 };
 use rustix::fs::{AtFlags, RenameFlags};
+use tokio::time::sleep;
 
 use crate::{
     filesystem::Passthrough,
@@ -24,7 +25,7 @@ pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result
     let parent = shared.inode(op.new_parent)?;
     let (name, dir) = (op.new_name.to_buf(), parent.clone());
     let found = fs
-        .run(cx, &parent, move |shared| {
+        .run_with_room(cx, &parent, move |shared| {
             let fd = shared.path_fd(&inode)?;
             open::link(shared.proc_fd(), &fd, shared.dir_fd(&dir)?, name.as_c_str())?;
             shared.identify(fd.as_fd().try_clone_to_owned()?, &inode.mount)
@@ -67,14 +68,14 @@ pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Re
         let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
         Ok(rustix::fs::renameat_with(from, name, to, new_name, flags)?)
     };
-    if flags.contains(RenameFlags::WHITEOUT) {
+    let caller = flags.contains(RenameFlags::WHITEOUT).then(|| Caller::of(cx));
+    let rename = move |shared: &Shared| match caller {
         // What stays behind is made by the caller.
-        let caller = Caller::of(cx);
-        let rename = move |shared: &Shared| with_credentials(caller, 0, |_| rename(shared));
-        return fs.run(cx, &parent, rename).await;
-    }
+        Some(caller) => with_credentials(caller, 0, |_| rename(shared)),
+        None => rename(shared),
+    };
     if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
-        return fs.run(cx, &parent, rename).await;
+        return fs.run_with_room(cx, &parent, rename).await;
     }
     vacate(fs, cx, place, rename).await
 }
@@ -90,22 +91,35 @@ async fn vacate(
     fs: &Passthrough,
     cx: &Context,
     place: Place,
-    change: impl FnOnce(&Shared) -> io::Result<()> + Send + 'static,
+    change: impl Fn(&Shared) -> io::Result<()> + Send + 'static,
 ) -> Result<()> {
     let dir = place.dir.clone();
-    let long = fs
-        .run(cx, &dir, move |shared| {
-            let leaving = shared.leaving(&place.dir, place.name.as_c_str());
-            if leaving.is_long_to_free() {
-                return Ok(Some((leaving, change)));
-            }
-            shared.remove(leaving, || change(shared)).map(|()| None)
-        })
-        .await?;
-    match long {
-        None => Ok(()),
-        Some((leaving, change)) => {
-            fs.run_aside(move |shared| shared.remove(leaving, || change(shared))).await
+    let mut remove = move |shared: &Shared| {
+        let Some(leaving) = shared.leaving(&place.dir, place.name.as_c_str()) else {
+            return Ok(Vacated::TooManyLeave);
+        };
+        shared.remove(leaving, || change(shared)).map(|()| Vacated::Done)
+    };
+    loop {
+        let descriptors = &fs.shared().descriptors;
+        let before = descriptors.freed();
+        let done;
+        (done, remove) = fs.run_again(cx, &dir, remove).await?;
+        match done? {
+            Vacated::Done => return Ok(()),
+            Vacated::TooManyLeave if descriptors.closer().has_freed_since(before).await => {}
+            // They are about to be removed.
+            Vacated::TooManyLeave => sleep(SOON).await,
         }
     }
+}
+
+/// How long a removal takes that only takes a name away.
+const SOON: Duration = Duration::from_millis(1);
+
+/// What became of a removal.
+enum Vacated {
+    Done,
+    /// Nothing: it is large, and as many as there may be wait to be closed.
+    TooManyLeave,
 }

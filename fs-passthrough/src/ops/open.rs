@@ -6,11 +6,13 @@ use fsrv::{
     Context, Fh, Opened, Result, abi,
     op::{Flush, Open, Release},
 };
+use fsrv_transport::io::LONG_TO_FREE;
 use rustix::fs::OFlags;
 
 use crate::{
     config::{CachePolicy, Config},
     filesystem::Passthrough,
+    inode::Inode,
     shared::Shared,
     suid::Changer,
     sys::stat::Stat,
@@ -18,31 +20,34 @@ use crate::{
 
 pub(crate) async fn open(fs: &Passthrough, cx: &Context, op: Open) -> Result<Opened> {
     let shared = fs.shared();
-    shared.check_room()?;
+    let slot = shared.place_to_open()?;
     let inode = shared.inode(op.nodeid)?;
     let flags = host_flags(&shared.config, op.flags);
     let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND);
     let truncates = op.truncates().then(|| Changer::by_flag(cx, op.kill_suidgid));
+    let is_long = op.truncates() && frees_much(shared, &inode);
     let file = inode.clone();
-    let (file, is_unchanged) = fs
-        .run(cx, &inode, move |shared| {
-            let open = || match shared.open(&file, flags) {
-                // A file that can only be appended to (`chattr +a`).
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && appends => {
-                    shared.open(&file, flags | OFlags::APPEND)
-                }
-                opened => opened,
-            };
-            let fd = match truncates {
-                Some(changer) => changer.run(shared, &file, shared.path_fd(&file)?, open)?,
-                None => open()?,
-            };
-            let is_unchanged =
-                shared.config.cache == CachePolicy::Auto && file.is_unchanged(&Stat::of(&fd)?);
-            Ok((shared.file(fd, &file)?, is_unchanged))
-        })
-        .await?;
-    let fh = shared.handles.insert(inode, file, flags);
+    let open = move |shared: &Shared| {
+        let open = || match shared.open(&file, flags) {
+            // A file that can only be appended to (`chattr +a`).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && appends => {
+                shared.open(&file, flags | OFlags::APPEND)
+            }
+            opened => opened,
+        };
+        let fd = match truncates {
+            Some(changer) => changer.run(shared, &file, shared.path_fd(&file)?, open)?,
+            None => open()?,
+        };
+        let is_unchanged =
+            shared.config.cache == CachePolicy::Auto && file.is_unchanged(&Stat::of(&fd)?);
+        Ok((shared.file(fd, &file)?, is_unchanged))
+    };
+    let (file, is_unchanged) = match is_long {
+        true => fs.run_aside(open).await,
+        false => fs.run(cx, &inode, open).await,
+    }?;
+    let fh = shared.handles.insert(inode, file, flags, slot);
     Ok(opened(&shared.config, fh, is_unchanged))
 }
 
@@ -93,19 +98,25 @@ pub(crate) async fn release(fs: &Passthrough, op: Release) -> Result<()> {
     shared.locks.release_handle(op.nodeid, op.fh);
     shared.handles.remove(op.fh);
     // What it writes to another machine takes its time.
-    let waits = handle.inode.mount.is_remote();
-    let frees_much = !waits && handle.frees_much();
-    let close = move |_: &Shared| {
-        drop(handle);
-        Ok(())
-    };
-    if waits {
-        fs.run_long(close).await
-    } else if frees_much {
-        fs.run_aside(close).await
-    } else {
-        Ok(close(shared)?)
+    if handle.inode.mount.is_remote() {
+        let close = move |_: &Shared| {
+            drop(handle);
+            Ok(())
+        };
+        return fs.run_long(close).await;
     }
+    if handle.frees_much() {
+        shared.removed.is_large(op.nodeid);
+        shared.descriptors.closer().close(handle);
+    }
+    Ok(())
+}
+
+/// Whether cutting the file to nothing takes long.
+fn frees_much(shared: &Shared, inode: &Inode) -> bool {
+    let stat =
+        if inode.mount.is_remote() { None } else { shared.path_fd(inode).and_then(Stat::of).ok() };
+    stat.is_some_and(|stat| stat.attr.blocks > LONG_TO_FREE / 512)
 }
 
 /// What was written is with the host's kernel already; the locks of a process end here.

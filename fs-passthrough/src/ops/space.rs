@@ -1,5 +1,7 @@
 //! Space: of files, and of the filesystem.
 
+use std::time::Duration;
+
 use fsrv::{
     Context, Errno, Result,
     op::{CopyFileRange, Fallocate, GetStatFs, Lseek, SyncFs},
@@ -7,6 +9,7 @@ use fsrv::{
 };
 use fsrv_transport::io as file_io;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range as copy_range};
+use tokio::time::timeout;
 
 use crate::{filesystem::Passthrough, shared::Shared, suid::Changer};
 
@@ -38,7 +41,7 @@ pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> 
                 Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?)
             })
         };
-        return fs.run(cx, &inode, change).await;
+        return fs.run_with_room(cx, &inode, change).await;
     }
     Ok(file_io::fallocate(&handle.file, op.mode, op.offset, op.length).await?)
 }
@@ -73,7 +76,7 @@ pub(crate) async fn copy_file_range(
     let len = usize::try_from(op.len.min(COPY_MAX)).map_err(|_| Errno::EINVAL)?;
     let changer = Changer::by_uid(cx);
     let inode = to.inode.clone();
-    fs.run(cx, &inode, move |shared| {
+    fs.run_with_room(cx, &inode, move |shared| {
         let (mut offset_in, mut offset_out) = (op.offset_in, op.offset_out);
         let (offset_in, offset_out) = (Some(&mut offset_in), Some(&mut offset_out));
         let copy = || Ok(copy_range(&from.file, offset_in, &to.file, offset_out, len)?);
@@ -82,8 +85,14 @@ pub(crate) async fn copy_file_range(
     .await
 }
 
+/// How long statfs waits for the space of what was removed before.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+
 pub(crate) async fn statfs(fs: &Passthrough, cx: &Context, op: GetStatFs) -> Result<StatFs> {
     let inode = fs.shared().inode(op.nodeid)?;
+    // Who removes something and then asks for room means to use it.
+    let closer = fs.shared().descriptors.closer();
+    let _freed_or_not = timeout(FREED_WITHIN, closer.has_freed_since(closer.now())).await;
     let file = inode.clone();
     let stat =
         fs.run(cx, &inode, move |shared| Ok(rustix::fs::fstatvfs(shared.path_fd(&file)?)?)).await?;

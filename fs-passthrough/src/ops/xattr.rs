@@ -22,7 +22,7 @@ pub(crate) async fn set(fs: &Passthrough, cx: &Context, op: SetXattr<'_>) -> Res
     let inode = fs.shared().inode(op.nodeid)?;
     let (name, value) = (op.name.to_owned(), op.value.to_vec());
     let (file, flags, kill_sgid) = (inode.clone(), op.flags, op.kill_sgid);
-    fs.run(cx, &inode, move |shared| {
+    fs.run_with_room(cx, &inode, move |shared| {
         let fd = shared.path_fd(&file)?;
         let set = || xattr::set(shared.proc_fd(), &fd, &name, &value, flags);
         if *name != *ACCESS_ACL {

@@ -73,7 +73,8 @@ fn an_unlock_of_nothing_opens_no_file() {
     let fixture = Fixture::new();
     let (cx, _) = Context::for_testing(1);
     for request in [posix(A, UNLOCK, 0, END), flock(A, UNLOCK)] {
-        now(fixture.table.setlk(&cx, &request, || panic!("opened"))).unwrap();
+        now(fixture.table.setlk(&cx, &request, || -> io::Result<OwnedFd> { panic!("opened") }))
+            .unwrap();
     }
     fixture.assert_clean();
 }
@@ -160,7 +161,7 @@ fn a_file_that_cannot_be_opened_gives_its_error() {
     let fixture = Fixture::new();
     let (cx, _) = Context::for_testing(1);
     let request = posix(A, WRITE, 0, END);
-    let open = || Err(io::Error::from_raw_os_error(libc::EMFILE));
+    let open = || Err::<OwnedFd, _>(io::Error::from_raw_os_error(libc::EMFILE));
     assert_eq!(now(fixture.table.setlk(&cx, &request, open)), Err(Errno::ENFILE));
     fixture.assert_clean();
 }
@@ -170,7 +171,9 @@ fn a_write_lock_by_a_descriptor_for_reading_is_ebadf_and_not_held() {
     let fixture = Fixture::new();
     let (cx, _) = Context::for_testing(1);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let open = || Ok(rustix::fs::open(fixture.file.path(), flags, Mode::empty())?);
+    let open = || -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open(fixture.file.path(), flags, Mode::empty())?)
+    };
     let request = posix(A, WRITE, 0, END);
     assert_eq!(now(fixture.table.setlk(&cx, &request, open)), Err(Errno::EBADF));
     fixture.assert_clean();
