@@ -16,7 +16,7 @@ use fsrv_transport::worker;
 use crate::{
     args::Serve,
     engine::{self, Choice},
-    limits::{self, Descriptors, Need},
+    limits::{self, Descriptors, Need, Own},
     logging, report,
 };
 
@@ -55,10 +55,17 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &Serve, path: &Path, manner: String, need: Need) -> Result<Self> {
-        let descriptors = limits::raise(args.rlimit_nofile, need)?;
-        let engine = engine::choose(args.io_engine)?;
         let mut cpus = worker::cpus().context("cannot tell the CPUs of this process")?;
         cpus.truncate(args.workers.unwrap_or(WORKERS_DEFAULT));
+        let own = match args.fuse {
+            Some(_) => Own { workers: cpus.len(), queues: 0 },
+            // And those for what must not wait for requests.
+            None => {
+                Own { workers: cpus.len() + 1, queues: vm::request_queues(args, cpus.len()) + 1 }
+            }
+        };
+        let descriptors = limits::raise(args.rlimit_nofile, need, own)?;
+        let engine = engine::choose(args.io_engine)?;
         Ok(Self { path: path.to_owned(), manner, engine, descriptors, cpus })
     }
 

@@ -68,7 +68,7 @@ fn serve_directory(
     if args.readonly {
         options.set("ro");
     }
-    let fs = Directory::new(args, share, prepared.descriptors.limit).filesystem()?;
+    let fs = Directory::new(args, share, prepared.descriptors.for_clients).filesystem()?;
     let serving = Serving::Directory;
     let server = Server { prepared, point, options, background, prepare_worker, serving };
     if args.readonly {

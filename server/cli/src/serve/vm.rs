@@ -60,12 +60,17 @@ pub(super) fn serve(args: &Serve) -> Result<()> {
     result
 }
 
+/// How many queues a virtual machine gets beside that for what must not wait.
+pub(super) fn request_queues(args: &Serve, cpus: usize) -> usize {
+    args.queues.map_or(cpus.min(QUEUES_DEFAULT), usize::from)
+}
+
 fn serve_directory(runtime: &Runtime, args: &Serve, dir: &Path) -> Result<()> {
     let share = Share::open(dir)?;
     let listener = listener(args)?;
     let manner = directory::manner(args);
     let prepared = Prepared::new(args, &share.path, manner, directory::need(args))?;
-    let directory = Directory::new(args, share, prepared.descriptors.limit);
+    let directory = Directory::new(args, share, prepared.descriptors.for_clients);
     // What is wrong with the directory is said before somebody connects.
     directory.filesystem()?;
     let server = Server { args, prepared, listener, prepare_worker, serving: Serving::Directory };
@@ -118,7 +123,7 @@ impl Server<'_> {
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let contained = containment::apply(self.serving, Later::Serve)?;
         let cpus = prepared.cpus.len();
-        let request_queues = args.queues.map_or(cpus.min(QUEUES_DEFAULT), usize::from);
+        let request_queues = request_queues(args, cpus);
         let workers =
             Workers { count: cpus, engine: prepared.engine.engine, prepare: self.prepare_worker };
         let queues = Arc::new(Queues::start(&workers).await.context("cannot start the workers")?);

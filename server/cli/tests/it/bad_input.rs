@@ -257,3 +257,35 @@ fn user_whom_the_machine_does_not_allow_others() {
     let forbidden = "touch /etc/fuse.conf; mount --bind /dev/null /etc/fuse.conf;";
     bench.refused_to_user(forbidden, &args, &["user_allow_other"]);
 }
+
+#[test]
+fn a_server_without_descriptors_to_unmount_with_does_not_mount() {
+    let bench = Bench::new();
+    let image = bench.place.path().join("image");
+    fs::write(&image, [0; 4096]).unwrap();
+    let point = bench.place.path().join("point");
+    fs::write(&point, "").unwrap();
+    let socket = bench.place.path().join("socket");
+    let limit: &dyn AsRef<OsStr> = &"--nofile=20:20";
+    let serve: [&[&dyn AsRef<OsStr>]; 3] = [
+        &[&"--fuse", &bench.mountpoint, &"--dir", &bench.dir],
+        &[&"--fuse", &point, &"--image", &image],
+        &[&"--vhost-user", &socket, &"--dir", &bench.dir],
+    ];
+    for args in serve {
+        let mut command = Command::new("prlimit");
+        command.arg(limit).arg(&bench.fsrv).arg("serve");
+        command.args(args.iter().map(|arg| arg.as_ref()));
+        bench.refuses(command, FAILURE, &["only 20 descriptors", "at least", "ulimit -n"]);
+        assert!(!socket.exists());
+        let too_few = ["--rlimit-nofile", "64"].map(OsStr::new);
+        let mut command = Command::new(&bench.fsrv);
+        command.arg("serve").args(args.iter().map(|arg| arg.as_ref())).args(too_few);
+        bench.refuses(command, FAILURE, &["only 64 descriptors", "--rlimit-nofile"]);
+    }
+    bench.refused_to_user(
+        "ulimit -n 20;",
+        &[&"--fuse", &bench.mountpoint, &"--dir", &bench.dir],
+        &["only 20 descriptors"],
+    );
+}

@@ -3,13 +3,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::panic;
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::Barrier;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
 use rustix::io::Errno;
 
+use super::sys::{self, ALL, Bytes, own_descriptors};
 use crate::served::Served;
 
 /// How long a client may be refused, until the server has closed what it no longer needs.
@@ -109,13 +112,64 @@ fn too_many_open_files_are_refused_and_closed_ones_make_room() {
                 }
             }
         }
-        assert!(refused > 0 && open.len() > 300, "{} open with {handles}", open.len());
+        assert!(refused > 0 && open.len() > 200, "{} open with {handles}", open.len());
         // What is open goes on working.
         for file in &open {
             assert_eq!(file.metadata().unwrap().len(), 1);
         }
         drop(open);
         eventually(&dir.join("3"));
+        served.stop();
+    }
+}
+
+#[test]
+fn owners_of_locks_leave_descriptors_to_others() {
+    const OWNERS: i64 = 320;
+    const LIMIT: usize = 300;
+    for handles in ["never", "prefer"] {
+        let limit = LIMIT.to_string();
+        let served = Served::new(&["--rlimit-nofile", &limit, "--inode-file-handles", handles]);
+        fill(served.backing(), 3);
+        let dir = served.mounted();
+        // So that it is known.
+        fs::metadata(dir.join("1")).unwrap();
+        let file = File::options().read(true).write(true).open(dir.join("2")).unwrap();
+        let held = Barrier::new(OWNERS as usize + 1);
+        let seen = Barrier::new(OWNERS as usize + 1);
+        let lock = |start| {
+            own_descriptors().unwrap();
+            let byte = Bytes { start, len: 1 };
+            let outcome = sys::lock(&file, libc::F_SETLK, libc::F_WRLCK, byte);
+            held.wait();
+            seen.wait();
+            outcome.map(drop).map_err(|error| error.raw_os_error())
+        };
+        let lock = &lock;
+        let outcomes = thread::scope(|scope| {
+            let owners = (0..OWNERS).map(|start| scope.spawn(move || lock(start)));
+            let owners: Vec<_> = owners.collect();
+            held.wait();
+            let others = panic::catch_unwind(|| {
+                assert!(descriptors(&served) <= LIMIT);
+                assert_eq!(fs::read(dir.join("1")).unwrap(), b"1", "with {handles}");
+                assert_eq!(fs::read(dir.join("0")).unwrap(), b"0", "with {handles}");
+                assert_eq!(fs::read_dir(dir).unwrap().count(), 3);
+                fs::write(dir.join("new"), "").unwrap();
+                fs::remove_file(dir.join("new")).unwrap();
+            });
+            seen.wait();
+            others.unwrap_or_else(|panic| panic::resume_unwind(panic));
+            owners.into_iter().map(|owner| owner.join().unwrap()).collect::<Vec<_>>()
+        });
+        let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        let only_enolck =
+            |outcome: &Result<(), _>| matches!(outcome, Ok(()) | Err(Some(libc::ENOLCK)));
+        assert!(outcomes.iter().all(only_enolck), "with {handles}: {outcomes:?}");
+        assert!(refused > 0 && refused < OWNERS as usize - 40, "{refused} refused with {handles}");
+        // Their end makes room.
+        sys::lock(&file, libc::F_SETLK, libc::F_WRLCK, ALL).unwrap();
+        drop(file);
         served.stop();
     }
 }

@@ -19,6 +19,13 @@ pub(crate) fn own_umask() -> rustix::io::Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::FS) }
 }
 
+/// Makes this thread a process of its own for locks: it has its own table of descriptors, which begins as a copy.
+pub(crate) fn own_descriptors() -> rustix::io::Result<()> {
+    // SAFETY: descriptors that the copies are made of stay what they are; those that this thread opens or closes from
+    // here on are used by it alone.
+    unsafe { unshare_unsafe(UnshareFlags::FILES) }
+}
+
 /// Bytes of a file, the last of them at `u64::MAX` for "to the end".
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bytes {
