@@ -124,6 +124,43 @@ fn too_many_open_files_are_refused_and_closed_ones_make_room() {
 }
 
 #[test]
+fn a_client_that_uses_its_files_is_not_asked_for_them_all_the_time() {
+    const FILES: usize = 400;
+    let served = Served::new(&["--rlimit-nofile", "400", "--inode-file-handles", "never"]);
+    fill(served.backing(), FILES);
+    let watches = watches();
+    // As many as there can be: all of them are in use.
+    let known =
+        |number: &usize| watch(&watches, &served.mounted().join(number.to_string())).is_ok();
+    let known = (0..FILES).filter(known).count();
+    assert!(known < FILES, "{known} known");
+
+    let before = rests(&served, "fsrv-prune");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        // Each asks for descriptors.
+        assert!(fs::metadata(served.mounted().join((FILES - 1).to_string())).is_err());
+        sleep(Duration::from_millis(1));
+    }
+    // Every 20 ms it would be a hundred times.
+    let rests = rests(&served, "fsrv-prune") - before;
+    assert!(rests < 40, "asked about {rests} times");
+    drop(watches);
+    served.stop();
+}
+
+/// How often the thread called `name` went to sleep.
+fn rests(served: &Served, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", served.mount.pid())).unwrap();
+    let is_it =
+        |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let task = tasks.map(|task| task.unwrap().path()).find(|task| is_it(task)).expect("a thread");
+    let status = fs::read_to_string(task.join("status")).unwrap();
+    let of = |line: &str| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok();
+    status.lines().find_map(of).expect("a number")
+}
+
+#[test]
 fn owners_of_locks_leave_descriptors_to_others() {
     const OWNERS: i64 = 320;
     const LIMIT: usize = 300;
