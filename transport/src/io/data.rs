@@ -72,6 +72,8 @@ async fn read_all(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutBu
 
 /// Reads as often as it takes.
 async fn read_each(file: &File, mut out: OutBuf, offset: u64) -> io::Result<OutBuf> {
+    // A ring takes the largest one for "where the file is".
+    sys::offset(offset)?;
     let before = out.len();
     loop {
         let at = offset.saturating_add((out.len() - before) as u64);
@@ -160,6 +162,7 @@ async fn write_all(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usi
 
 /// Writes as often as it takes.
 async fn write_each(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
+    sys::offset(at.behind(0).0)?;
     let (mut written, mut freed) = (0, file.freed());
     while !data.is_empty() {
         let (offset, flags) = at.behind(written);

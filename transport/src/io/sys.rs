@@ -41,7 +41,7 @@ pub(super) fn pwritev2(file: &File, data: &InBuf, at: u64, flags: i32) -> io::Re
 }
 
 /// `offset` as the kernel counts it; more than 2^63 bytes into a file there is nothing.
-fn offset(offset: u64) -> io::Result<i64> {
+pub(super) fn offset(offset: u64) -> io::Result<i64> {
     i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
