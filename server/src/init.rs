@@ -93,13 +93,14 @@ impl Init {
         })
     }
 
-    pub(crate) fn reply(&self) -> fuse_init_out {
-        const PAGE: u32 = 4096;
+    /// The reply to a client whose pages have `page` bytes.
+    pub(crate) fn reply(&self, page: usize) -> fuse_init_out {
+        let page = u32::try_from(page).unwrap_or(u32::MAX);
         let max_write = if self.wants(FUSE_MAX_PAGES) {
             self.limits.max_data
         } else {
             // What a client sends that knows no other limit: 32 pages.
-            self.limits.max_data.min(32 * PAGE)
+            self.limits.max_data.min(page.saturating_mul(32))
         };
         fuse_init_out {
             major: FUSE_KERNEL_VERSION,
@@ -112,7 +113,7 @@ impl Init {
             congestion_threshold: self.limits.max_background / 4 * 3,
             max_write,
             time_gran: 1,
-            max_pages: u16::try_from(max_write / PAGE).unwrap_or(u16::MAX),
+            max_pages: u16::try_from((max_write / page).max(1)).unwrap_or(u16::MAX),
             ..Default::default()
         }
     }
@@ -124,5 +125,32 @@ pub(crate) fn our_version() -> fuse_init_out {
         major: FUSE_KERNEL_VERSION,
         minor: FUSE_KERNEL_MINOR_VERSION,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(flags: u64, page: usize) -> fuse_init_out {
+        let head = fuse_init_in_head {
+            major: FUSE_KERNEL_VERSION,
+            minor: FUSE_KERNEL_MINOR_VERSION,
+            // The low half.
+            flags: flags as u32,
+            ..Default::default()
+        };
+        Init::new(head, 0, Limits::default(), None).unwrap().reply(page)
+    }
+
+    /// A client asks for as many pages of its own in one read, and one that is larger than `max_data` fails.
+    #[test]
+    fn pages_of_one_request_are_counted_in_pages_of_the_system() {
+        for (page, pages) in [(4096, 256), (16 << 10, 64), (64 << 10, 16), (2 << 20, 1)] {
+            let reply = reply(FUSE_MAX_PAGES, page);
+            assert_eq!((reply.max_write, reply.max_pages), (1 << 20, pages));
+        }
+        assert_eq!(reply(0, 4096).max_write, 32 * 4096);
+        assert_eq!(reply(0, 64 << 10).max_write, 1 << 20);
     }
 }

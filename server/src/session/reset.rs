@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fsrv_transport::Completion;
+use fsrv_transport::{Completion, mem::page_size};
 use tokio::sync::{Mutex, Notify};
 
 use super::{Local, Request, Session, caught, lock, parse};
@@ -59,7 +59,8 @@ impl<F: FileSystem> Session<F> {
         }
         let minor = init.minor();
         tracing::debug!(minor, "a client began");
-        Ok(init.reply().encode())
+        // A kernel has our pages; a guest says nothing of its own.
+        Ok(init.reply(page_size()).encode())
     }
 
     /// Ends the client, when there is one, after its last request: what a request is granted later

@@ -3,7 +3,10 @@
 use std::sync::Mutex;
 
 use fsrv::{Context, Errno, FileSystem, NodeId, Result, abi::*, op::*, testing::*, types::*};
-use fsrv_transport::testing::{MemClient, Outcome};
+use fsrv_transport::{
+    mem::page_size,
+    testing::{MemClient, Outcome},
+};
 
 use crate::{
     sample::Sample,
@@ -87,7 +90,7 @@ fn nothing_is_asked_for_that_was_not_offered() {
 #[test]
 fn a_client_of_many_pages_may_send_a_mebibyte_and_256_in_the_background() {
     let reply = init(&init_bytes(7, 45, u64::MAX)).unwrap();
-    assert!(reply.max_write >= 1 << 20 && u32::from(reply.max_pages) * 4096 >= 1 << 20);
+    assert!(reply.max_write >= 1 << 20 && usize::from(reply.max_pages) * page_size() >= 1 << 20);
     assert_eq!((reply.max_background, reply.time_gran), (256, 1));
     let old = init(&init_bytes(7, 45, 0)).unwrap();
     assert_eq!((old.max_write, old.max_pages), (32 * 4096, 32));

@@ -1,12 +1,12 @@
 //! Well-formed requests of every operation, and the bytes of their replies.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use fsrv::{
-    FileSystem, NodeId,
-    abi::{FUSE_UNIQUE_RESEND, fuse_interrupt_in},
-    op::{Boxed, Opcode},
-    testing::{ask, header_of},
+    Context, Entry, FileSystem, NodeId, Result,
+    abi::{FUSE_UNIQUE_RESEND, fuse_entry_out, fuse_interrupt_in},
+    op::{self, Boxed, Opcode},
+    testing::{Reply, ask, header_of},
 };
 use fsrv_transport::testing::Outcome;
 
@@ -72,6 +72,22 @@ fn an_operation_that_is_not_implemented_answers_enosys() {
     let wire = Wire::new(Nothing);
     for transcript in transcripts() {
         assert_eq!(wire.errno(&transcript.call), ENOSYS, "operation {}", transcript.code);
+    }
+}
+
+#[test]
+fn the_root_has_no_generation_whoever_gives_it_one() {
+    struct Generations;
+    impl FileSystem for Generations {
+        async fn lookup(&self, _: &Context, op: op::Lookup<'_>) -> Result<Entry> {
+            Ok(Entry { nodeid: op.parent, generation: 7, ..Entry::negative(Duration::ZERO) })
+        }
+    }
+    for (parent, generation) in [(1, 0), (2, 7)] {
+        let outcome = Wire::new(Generations).call(&ask(1, NodeId(parent)).name(".."));
+        let Outcome::Replied(bytes) = outcome else { panic!("{outcome:?}") };
+        let entry: fuse_entry_out = Reply(bytes[16..].to_vec()).get();
+        assert_eq!((entry.nodeid, entry.generation), (parent, generation));
     }
 }
 

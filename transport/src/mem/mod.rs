@@ -16,7 +16,7 @@ mod truncated;
 
 pub use buf::{Filled, InBuf, NoSpace, OutBuf};
 pub use guest::{DirtyLog, GuestMap, Outside, Region};
-pub use pages::PAGE;
+pub use pages::{PAGE, page_size};
 pub use pool::Pool;
 pub use truncated::{Watched, survive_truncation};
 

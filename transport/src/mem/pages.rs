@@ -1,13 +1,19 @@
 //! Anonymous pages from the kernel.
 
-use std::ptr::NonNull;
+use std::{ptr::NonNull, sync::OnceLock};
 
 use super::chain::iovec;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// The page size that buffers are aligned to, in bytes: enough for O_DIRECT on every device with
-/// logical blocks of up to 4 KiB.
+/// What buffers are aligned to, in bytes: enough for O_DIRECT on every device with logical blocks of up to
+/// 4 KiB. It divides the page size of every system.
 pub const PAGE: usize = 4096;
+
+/// The page size of this system, in bytes: 64 KiB on some.
+pub fn page_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    *SIZE.get_or_init(rustix::param::page_size)
+}
 
 /// A private mapping of whole pages, zero until written.
 ///
@@ -24,7 +30,7 @@ impl Pages {
     /// # Panics
     /// When the kernel has no memory left for this process, as the global allocator would.
     pub(crate) fn new(len: usize) -> Self {
-        let len = len.max(1).next_multiple_of(PAGE);
+        let len = len.max(1).next_multiple_of(page_size());
         // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
         let start = unsafe {
             mmap_anonymous(
@@ -43,7 +49,7 @@ impl Pages {
         Self { start, len }
     }
 
-    /// The length in bytes, a multiple of [`PAGE`].
+    /// The length in bytes, a multiple of [`page_size`].
     pub(crate) fn len(&self) -> usize {
         self.len
     }

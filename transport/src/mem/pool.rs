@@ -2,18 +2,28 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::pages::{PAGE, Pages};
+use super::pages::{PAGE, Pages, page_size};
 
-/// Sizes that are kept for reuse, in bytes. The last one holds a message with 1 MiB of data and
+/// How many sizes are kept for reuse.
+const CLASSES: usize = 4;
+
+/// The sizes in bytes, in whole pages of `page` bytes. The last one holds a message with 1 MiB of data and
 /// the page its header is in.
-const CLASSES: [usize; 4] = [PAGE, 32 << 10, 256 << 10, (1 << 20) + PAGE];
+const fn sizes(page: usize) -> [usize; CLASSES] {
+    [
+        PAGE.next_multiple_of(page),
+        (32_usize << 10).next_multiple_of(page),
+        (256_usize << 10).next_multiple_of(page),
+        ((1 << 20) + PAGE).next_multiple_of(page),
+    ]
+}
 
 /// The most buffers kept idle in each class: 64 of the small ones, and 4 MiB of the large ones.
-const KEEP: [usize; 4] = [64, 32, 16, 4];
+const KEEP: [usize; CLASSES] = [64, 32, 16, 4];
 
 /// A pool of page-aligned buffers, shared by clones.
 #[derive(Clone, Default)]
-pub struct Pool(Arc<[Mutex<Class>; CLASSES.len()]>);
+pub struct Pool(Arc<[Mutex<Class>; CLASSES]>);
 
 #[derive(Default)]
 struct Class {
@@ -30,14 +40,15 @@ impl Pool {
 
     /// A buffer of at least `len` bytes. Sizes above the largest class are mapped for this use.
     pub(crate) fn take(&self, len: usize) -> PooledBuf {
-        let class = CLASSES.iter().position(|&size| len <= size);
+        let sizes = sizes(page_size());
+        let class = sizes.iter().position(|&size| len <= size);
         let reused = class.and_then(|class| {
             let mut class = self.class(class);
             let pages = class.free.pop();
             class.idle = class.idle.min(class.free.len());
             pages
         });
-        let pages = reused.unwrap_or_else(|| Pages::new(class.map_or(len, |class| CLASSES[class])));
+        let pages = reused.unwrap_or_else(|| Pages::new(class.map_or(len, |class| sizes[class])));
         PooledBuf { pages: Some(pages), pool: self.clone() }
     }
 
@@ -46,7 +57,7 @@ impl Pool {
     /// Returns whether buffers are left that a later call may free.
     pub fn trim(&self) -> bool {
         let mut left = false;
-        for class in 0..CLASSES.len() {
+        for class in 0..CLASSES {
             let mut class = self.class(class);
             let keep = class.free.len() - class.idle.min(class.free.len());
             class.free.truncate(keep);
@@ -58,11 +69,12 @@ impl Pool {
 
     /// Bytes held for reuse.
     pub fn idle_bytes(&self) -> usize {
-        (0..CLASSES.len()).map(|class| self.class(class).free.len() * CLASSES[class]).sum()
+        let sizes = sizes(page_size());
+        (0..CLASSES).map(|class| self.class(class).free.len() * sizes[class]).sum()
     }
 
     fn give_back(&self, pages: Pages) {
-        if let Some(index) = CLASSES.iter().position(|&size| size == pages.len()) {
+        if let Some(index) = sizes(page_size()).iter().position(|&size| size == pages.len()) {
             let mut class = self.class(index);
             if class.free.len() < KEEP[index] {
                 class.free.push(pages);
@@ -108,7 +120,7 @@ mod tests {
     fn a_buffer_is_reused_when_it_was_given_back() {
         let pool = Pool::new();
         let first = pool.take(100).pages().as_slice().as_ptr();
-        assert_eq!(pool.idle_bytes(), PAGE);
+        assert_eq!(pool.idle_bytes(), page_size());
         assert_eq!(pool.take(PAGE).pages().as_slice().as_ptr(), first);
     }
 
@@ -126,6 +138,12 @@ mod tests {
         let pool = Pool::new();
         drop(pool.take(8 << 20));
         assert_eq!(pool.idle_bytes(), 0);
+    }
+
+    #[test]
+    fn sizes_are_whole_pages_of_the_system() {
+        assert_eq!(sizes(4096), [4096, 32 << 10, 256 << 10, (1 << 20) + 4096]);
+        assert_eq!(sizes(64 << 10), [64 << 10, 64 << 10, 256 << 10, (1 << 20) + (64 << 10)]);
     }
 
     #[test]

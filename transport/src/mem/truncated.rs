@@ -157,29 +157,30 @@ mod tests {
     };
 
     use super::*;
-    use crate::mem::PAGE;
+    use crate::mem::page_size;
 
     #[test]
     fn a_load_from_a_page_that_is_gone_reads_zeroes_and_is_remembered() {
         survive_truncation().unwrap();
+        let page = page_size();
         let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
-        ftruncate(&file, 4 * PAGE as u64).unwrap();
-        let (flags, len) = (ProtFlags::READ | ProtFlags::WRITE, 4 * PAGE);
+        ftruncate(&file, 4 * page as u64).unwrap();
+        let (flags, len) = (ProtFlags::READ | ProtFlags::WRITE, 4 * page);
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let start =
             unsafe { mmap(ptr::null_mut(), len, flags, MapFlags::SHARED, &file, 0) }.unwrap();
         let start = NonNull::new(start.cast::<u8>()).unwrap();
         // SAFETY: it is unmapped below, after the watch.
-        let watched = unsafe { Watched::new(start, len, PAGE) }.unwrap();
+        let watched = unsafe { Watched::new(start, len, page) }.unwrap();
         // SAFETY: inside the mapping.
-        let (first, third) = unsafe { (start, start.add(2 * PAGE + 5)) };
+        let (first, third) = unsafe { (start, start.add(2 * page + 5)) };
         // SAFETY: mapped, and nobody else uses them.
         unsafe {
             first.write_volatile(1);
             third.write_volatile(3);
         }
         assert!(!watched.is_lost());
-        ftruncate(&file, PAGE as u64).unwrap();
+        ftruncate(&file, page as u64).unwrap();
         // SAFETY: as above; the page that is gone is replaced.
         assert_eq!(unsafe { (first.read_volatile(), third.read_volatile()) }, (1, 0));
         assert!(watched.is_lost());

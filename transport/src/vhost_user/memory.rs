@@ -9,7 +9,7 @@ use rustix::{
 };
 
 use super::{error::MemoryError, log::Log};
-use crate::mem::{GuestMap, PAGE, Region, Watched};
+use crate::mem::{GuestMap, Region, Watched, page_size};
 
 /// Regions of one front-end, as many as KVM gives a guest.
 pub(super) const REGIONS_MAX: usize = 509;
@@ -229,13 +229,29 @@ fn unit(file: &File) -> rustix::io::Result<u64> {
     let stat = fstatfs(file)?;
     // A magic number of 32 bits, whatever the width of the field.
     let is_huge = stat.f_type as u64 & u64::from(u32::MAX) == HUGETLBFS_MAGIC;
-    let page = PAGE as u64;
-    match u64::try_from(stat.f_bsize) {
-        Ok(size) if is_huge && size.is_multiple_of(page) => Ok(size.max(page)),
-        _ => Ok(page),
-    }
+    Ok(unit_of(page_size() as u64, u64::try_from(stat.f_bsize).ok().filter(|_| is_huge)))
+}
+
+/// The same, for pages of `page` bytes and a file that has huge ones of `huge` bytes.
+fn unit_of(page: u64, huge: Option<u64>) -> u64 {
+    huge.filter(|huge| *huge > 0 && huge.is_multiple_of(page)).unwrap_or(page)
 }
 
 fn unmappable(len: u64, error: rustix::io::Errno) -> MemoryError {
     MemoryError::Unmappable { len, cause: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_whole_pages_of_the_system_or_of_the_file() {
+        assert_eq!(unit_of(4096, None), 4096);
+        assert_eq!(unit_of(64 << 10, None), 64 << 10);
+        assert_eq!(unit_of(4096, Some(2 << 20)), 2 << 20);
+        assert_eq!(unit_of(64 << 10, Some(512 << 20)), 512 << 20);
+        assert_eq!(unit_of(64 << 10, Some(4096)), 64 << 10);
+        assert_eq!(unit_of(4096, Some(0)), 4096);
+    }
 }
