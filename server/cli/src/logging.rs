@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::IsTerminal,
+    io::{self, IsTerminal, Write},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use tracing_subscriber::{
 
 use crate::{
     args::{LogFormat, LogLevel},
+    printable::log_line,
     report,
 };
 
@@ -36,7 +37,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let lines = fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || Lines(format))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let lines = match format {
@@ -44,6 +45,20 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Json => lines.json().boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(level.and(Limit::new(format)))).init();
+}
+
+/// Writes lines, each of which comes as a whole, to standard error.
+struct Lines(LogFormat);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(log_line(&String::from_utf8_lossy(line), self.0).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Leaves lines out where too many are of one kind, which is: from one place of the source. Whoever asks

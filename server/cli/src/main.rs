@@ -7,6 +7,7 @@ mod group;
 mod limits;
 mod logging;
 mod mount_program;
+mod printable;
 mod report;
 mod serve;
 mod share;

@@ -4,6 +4,8 @@ use std::{fmt, io::Write, process::ExitCode};
 
 use clap::error::ErrorKind;
 
+use crate::printable::Printable;
+
 /// The command line was wrong.
 const USAGE: u8 = 2;
 
@@ -24,7 +26,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Tells why `program` failed.
 pub(crate) fn failure(program: &str, error: &anyhow::Error) {
     let error = without_numbers(&format!("{error:#}"));
-    say(format_args!("{program}: {}", error.replace('\n', "; ")));
+    say(format_args!("{program}: {error}"));
 }
 
 /// Errors of the system are known by their text.
@@ -34,9 +36,9 @@ fn without_numbers(text: &str) -> String {
     parts.fold(first, |line, part| line + part.split_once(')').map_or(part, |(_, rest)| rest))
 }
 
-/// Writes a line to standard error, which may be closed.
+/// Writes a line to standard error, which may be closed. Control characters are escaped.
 pub(crate) fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", Printable(line));
 }
 
 /// What clap says before its hints, in one line.

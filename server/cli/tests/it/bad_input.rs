@@ -6,11 +6,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::mount::is_mounted;
+use crate::mount::{Mount, is_mounted};
 use crate::served::{FSRV, Served, directory};
 
 /// The command line was wrong.
@@ -25,6 +28,50 @@ struct Bench {
     fsrv: PathBuf,
     dir: PathBuf,
     mountpoint: PathBuf,
+}
+
+/// Names from which a line feed would make two lines, and which a terminal would obey.
+const UNPRINTABLE: &str = "line\nserving nothing: \u{1b}[2Jcleared \u{9b}31m";
+
+/// The same as it is printed.
+const PRINTED: &str = r"line\nserving nothing: \u{1b}[2Jcleared \u{9b}31m";
+
+#[test]
+fn names_with_control_characters_are_printed_escaped() {
+    let bench = Bench::new();
+    let odd = |name: &str| bench.place.path().join(format!("{name} {UNPRINTABLE}"));
+    let missing = odd("none");
+    bench.refused(
+        FAILURE,
+        &[&"--dir", &missing, &"--fuse", &bench.mountpoint],
+        &[&format!("none {PRINTED}")],
+    );
+    bench.refused(USAGE, &[&UNPRINTABLE], &["see `fsrv serve --help`"]);
+
+    let (dir, point) = (odd("dir"), odd("point"));
+    fs::create_dir(&dir).expect("a directory");
+    fs::create_dir(&point).expect("a mount point");
+    for format in ["text", "json"] {
+        let mount =
+            Mount::serve(&bench.fsrv, &dir, &point, &["--log-format", format]).expect("a mount");
+        // Whoever uses it is waited for, which the log says.
+        let held = fs::File::create(point.join("held")).expect("a file");
+        mount.signal(Signal::TERM).expect("a running server");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !mount.log().expect("a log").contains("waiting") {
+            assert!(Instant::now() < until, "{}", mount.log().expect("a log"));
+            sleep(Duration::from_millis(20));
+        }
+        let log = mount.log().expect("a log");
+        drop((held, mount));
+        assert!(log.chars().all(|char| char == '\n' || !char.is_control()), "{format}: {log:?}");
+        assert!(log.contains(&format!("dir {PRINTED} at")), "{format}: {log}");
+        let in_log = match format {
+            "text" => r"point line\nserving nothing: \x1b[2Jcleared \u{9b}31m is in use",
+            _ => r"point line\nserving nothing: \u001b[2Jcleared \u009b31m is in use",
+        };
+        assert!(log.contains(in_log), "{format}: {log}");
+    }
 }
 
 impl Bench {

@@ -150,8 +150,17 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStat
 pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
     let mounts = fs::read("/proc/self/mountinfo")?;
     let point = |line: &[u8]| line.split(|&byte| byte == b' ').nth(4).map(<[u8]>::to_vec);
-    Ok(mounts
-        .split(|&byte| byte == b'\n')
-        .filter_map(point)
-        .any(|point| point == path.as_os_str().as_bytes()))
+    Ok(mounts.split(|&byte| byte == b'\n').filter_map(point).any(|point| point == as_listed(path)))
+}
+
+/// A path as the list of mounts has it.
+fn as_listed(path: &Path) -> Vec<u8> {
+    let mut listed = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => listed.extend(format!("\\{byte:03o}").bytes()),
+            _ => listed.push(byte),
+        }
+    }
+    listed
 }
