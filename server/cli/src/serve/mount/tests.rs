@@ -157,7 +157,12 @@ fn a_request_that_never_ends_does_not_keep_the_server() {
         let served = Served::start(Stuck);
         let path = served.path();
         let client = thread::spawn(move || fs::metadata(path));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let start = Instant::now();
+        while served.workers.in_flight().is_empty() && start.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let named = served.workers.in_flight();
+        assert!(named.len() == 1 && named[0].starts_with("getattr "), "{named:?}");
         // The second signal, so that the test need not wait for the first one's patience.
         kill_process(getpid(), Signal::TERM).unwrap();
         let start = Instant::now();

@@ -120,7 +120,8 @@ fn waits_for_a_stuck_request(name: &str, message: fn(&mut Mount) -> Result<()>) 
     let took = start.elapsed();
 
     assert!(took < Duration::from_secs(8), "after {name}: {took:?}; {}", device.log());
-    assert!(device.log().contains("do not end"), "after {name}: {}", device.log());
+    let named = "requests do not end and are abandoned: read ";
+    assert!(device.log().contains(named), "after {name}: {}", device.log());
     stuck.go_on();
     device.is_as(&before, SOON);
     drop(stuck);
