@@ -61,7 +61,10 @@ impl Worker {
         prepare()?;
         file_io::enter(self.engine)?;
         match self.engine {
-            Engine::Uring => ring_runtime()?.block_on(main()),
+            Engine::Uring => ring_runtime()?.block_on(async {
+                tokio_uring::spawn(file_io::offer_again());
+                main().await
+            }),
             Engine::Threads => {
                 tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(main())
             }

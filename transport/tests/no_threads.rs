@@ -23,6 +23,7 @@ use fsrv_transport::{
         Cost, Engine, File, Pool, SyncKind, WriteAt, fallocate, fsync, on_pool, preadv2, pwritev2,
     },
     mem::{self, InBuf, OutBuf},
+    testing::engines,
     worker::Worker,
 };
 use rustix::{
@@ -30,7 +31,6 @@ use rustix::{
     thread::set_thread_res_uid,
 };
 
-const ENGINES: [Engine; 2] = [Engine::Threads, Engine::Uring];
 const DIRECT: i32 = 0o40000;
 const BLOCK: usize = 4096;
 const AT_ONCE: usize = 64;
@@ -88,7 +88,7 @@ async fn all_at_once(calls: impl Iterator<Item = Pin<Box<dyn Future<Output = ()>
 
 #[test]
 fn file_operations_are_done_where_no_more_threads_can_be_had() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let paths = [dir.path().join("cached"), dir.path().join("direct")];
         let files = [open(&paths[0], 0), open(&paths[1], DIRECT)];
@@ -127,7 +127,7 @@ fn file_operations_are_done_where_no_more_threads_can_be_had() {
 
 #[test]
 fn a_worker_that_can_have_no_other_thread_says_so_and_how_to_get_one() {
-    for engine in ENGINES {
+    for engine in engines() {
         let main = || async { panic!("it begins") };
         let error = on_worker(engine, 1, main).unwrap_err().to_string();
         for word in ["thread", "temporarily unavailable", "ulimit -u", "TasksMax="] {
@@ -150,7 +150,7 @@ fn who_is_no_worker_makes_its_calls_itself() {
 
 #[test]
 fn a_remote_file_without_a_thread_is_an_error_and_never_touched_here() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let fd = fs::File::create(dir.path().join("f")).unwrap();
         let main = move || async move {

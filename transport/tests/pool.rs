@@ -18,10 +18,9 @@ use std::{
 };
 
 use fsrv_transport::{
-    io::{
-        Cost, Engine, File, Pool, SyncKind, WriteAt, counters, fallocate, fsync, preadv2, pwritev2,
-    },
+    io::{Cost, File, Pool, SyncKind, WriteAt, counters, fallocate, fsync, preadv2, pwritev2},
     mem::{self, InBuf, OutBuf},
+    testing::engines,
     worker::Worker,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -182,7 +181,7 @@ fn each_thread_is_prepared_whoever_starts_it() {
 
 /// Runs `test` on a worker of each engine, with the path of a file.
 fn on_both_engines(test: impl AsyncFn(&Path) + Copy + Send + 'static) {
-    for engine in [Engine::Threads, Engine::Uring] {
+    for engine in engines() {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let worker = Worker { name: "test".into(), cpu: None, engine };
         let main = move || async move {

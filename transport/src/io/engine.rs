@@ -3,11 +3,14 @@
 use std::{
     cell::{Cell, OnceCell},
     fmt, io,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use tokio::sync::Notify;
 
 use super::Pool;
 
@@ -69,6 +72,9 @@ struct Local {
     unsubmitted: Cell<u32>,
     /// Operations of the ring whose completion was not seen yet.
     in_ring: Cell<u32>,
+    /// Whether somebody looks after them; see [`super::park::offer_again`].
+    is_looked_after: Cell<bool>,
+    ring_used: Rc<Notify>,
     counters: OnceCell<Arc<Counters>>,
     pool: OnceCell<Arc<Pool>>,
 }
@@ -119,7 +125,21 @@ pub(super) fn count_ring() {
     LOCAL.with(|local| {
         local.unsubmitted.set(local.unsubmitted.get() + 1);
         local.in_ring.set(local.in_ring.get() + 1);
+        if !local.is_looked_after.replace(true) {
+            local.ring_used.notify_one();
+        }
     });
+}
+
+/// Waits until operations of the ring have to be looked after.
+pub(super) async fn ring_used() {
+    let used = LOCAL.with(|local| local.ring_used.clone());
+    used.notified().await;
+}
+
+/// Says that nobody looks after them from now on.
+pub(super) fn ring_is_idle() {
+    LOCAL.with(|local| local.is_looked_after.set(false));
 }
 
 /// Says that the completion of such an operation was seen.

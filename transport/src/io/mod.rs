@@ -33,5 +33,6 @@ pub use sys::owns_umask;
 pub use threads::Pool;
 
 pub(crate) use engine::enter;
+pub(crate) use park::offer_again;
 pub(crate) use ring::ENTRIES as RING_ENTRIES;
 pub(crate) use sys::own_umask;

@@ -1,9 +1,12 @@
 //! Makes the runtime park, and with it submit what waits in the ring.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
 
 use super::engine;
 
@@ -64,6 +67,26 @@ impl Parker {
         rustix::io::read(self.event.get_ref(), &mut [0; 8])?;
         guard.clear_ready();
         Ok(())
+    }
+}
+
+/// How long an operation waits that the kernel did not take.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Sees to it that what is queued for the ring reaches the kernel. When that has no memory (EAGAIN), tokio-uring tells
+/// nobody and offers it again when its runtime parks the next time, for which there may be no other reason.
+pub(crate) async fn offer_again() {
+    loop {
+        engine::ring_used().await;
+        let counters = engine::counters();
+        loop {
+            let before = counters.ring();
+            sleep(AGAIN).await;
+            if counters.ring() == before && engine::in_ring() == 0 {
+                break;
+            }
+        }
+        engine::ring_is_idle();
     }
 }
 
