@@ -27,12 +27,14 @@ const CAP: u32 = 32;
 /// away for a time: what is slow one time in twenty would come back each time.
 const STALL: u32 = 10;
 
-/// A busy machine takes the CPU from a call too, for a few milliseconds one time in hundreds. That tells nothing of the
+/// A busy machine takes the CPU from a call too, for some milliseconds one time in thousands. That tells nothing of the
 /// call.
 const OFTEN: u32 = 100;
 
-/// A stall of more bounds than this is one of the call, whatever came before.
+/// After a stall of more bounds than this the operation stays away in any case, and longer when it is one within
+/// `LONG_OFTEN` calls: that rarely is a machine at work.
 const LONG_STALL: u32 = 100;
+const LONG_OFTEN: u32 = 20_000;
 
 /// The first time to stay away, and the longest. It doubles with each stall that is met again, and halves with each
 /// `LONGEST` without one.
@@ -44,6 +46,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub struct Cost {
     recent: AtomicU64,
     away: AtomicU64,
+    stalls: AtomicU64,
     bound: u32,
 }
 
@@ -67,7 +70,7 @@ impl Cost {
     const fn new(recent: Recent, bound: u32) -> Self {
         let away = Away { is_now: false, doublings: 0, until: 0 };
         let (recent, away) = (AtomicU64::new(recent.pack()), AtomicU64::new(away.pack()));
-        Self { recent, away, bound }
+        Self { recent, away, stalls: AtomicU64::new(0), bound }
     }
 
     /// Whether the next one may run on the worker's own thread.
@@ -103,24 +106,30 @@ impl Cost {
         if recent == Recent::WAITS {
             return;
         }
-        let cap = CAP * self.bound;
-        let nanos = took.as_nanos();
-        let sample = u32::try_from(nanos).unwrap_or(cap).min(cap);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let sample = nanos.min(u64::from(CAP * self.bound)) as u32;
         let mean = recent.mean - recent.mean.div_ceil(8) + sample / 8;
-        let is_stall = sample > STALL * self.bound;
-        let calls = if is_stall { 0 } else { recent.calls.saturating_add(1) };
         // A sample lost to another worker's does no harm.
-        self.recent.store(Recent { mean, calls }.pack(), Ordering::Relaxed);
-        let is_long = nanos > u128::from(LONG_STALL * self.bound);
-        if is_stall && (is_long || recent.calls < OFTEN) {
-            self.stay_away(now());
+        let next = Recent { mean, calls: recent.calls.wrapping_add(1) };
+        self.recent.store(next.pack(), Ordering::Relaxed);
+        if sample > STALL * self.bound {
+            self.stalled(nanos > u64::from(LONG_STALL * self.bound), recent.calls, now);
         }
     }
 
     #[cold]
-    fn stay_away(&self, now: u64) {
-        let longer = |packed| Some(Away::unpack(packed).after_a_stall(now).pack());
-        let _ = self.away.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer);
+    fn stalled(&self, is_long: bool, call: u32, now: impl FnOnce() -> u64) {
+        let last = Stalls::unpack(self.stalls.load(Ordering::Relaxed));
+        let next = Stalls { any: call, long: if is_long { call } else { last.long } };
+        self.stalls.store(next.pack(), Ordering::Relaxed);
+        let (last, often) = if is_long { (last.long, LONG_OFTEN) } else { (last.any, OFTEN) };
+        let is_met_again = call.wrapping_sub(last) <= often;
+        if is_long || is_met_again {
+            let now = now();
+            let longer =
+                |packed| Some(Away::unpack(packed).after_a_stall(now, is_met_again).pack());
+            let _ = self.away.fetch_update(Ordering::Relaxed, Ordering::Relaxed, longer);
+        }
     }
 }
 
@@ -129,15 +138,16 @@ impl Cost {
 struct Recent {
     /// An exponential mean in nanoseconds, with a weight of 1/8 for the newest sample.
     mean: u32,
-    /// Calls since the last stall.
+    /// The number of the next call.
     calls: u32,
 }
 
 impl Recent {
-    const START: Self = Self { mean: 0, calls: OFTEN };
+    /// Far from a stall.
+    const START: Self = Self { mean: 0, calls: LONG_OFTEN + 1 };
 
     /// A mean that stays.
-    const WAITS: Self = Self { mean: u32::MAX, calls: 0 };
+    const WAITS: Self = Self { mean: u32::MAX, ..Self::START };
 
     const fn pack(self) -> u64 {
         (self.mean as u64) << 32 | self.calls as u64
@@ -145,6 +155,23 @@ impl Recent {
 
     fn unpack(packed: u64) -> Self {
         Self { mean: (packed >> 32) as u32, calls: packed as u32 }
+    }
+}
+
+/// The numbers of the last call that stalled, and the last that did for long.
+#[derive(Clone, Copy)]
+struct Stalls {
+    any: u32,
+    long: u32,
+}
+
+impl Stalls {
+    fn pack(self) -> u64 {
+        u64::from(self.any) << 32 | u64::from(self.long)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        Self { any: (packed >> 32) as u32, long: packed as u32 }
     }
 }
 
@@ -159,11 +186,11 @@ struct Away {
 
 impl Away {
     /// Also one that comes while the operation is away, on another thread: then it is as slow as it was.
-    fn after_a_stall(self, now: u64) -> Self {
-        let doublings = if self.until == 0 {
-            0
-        } else if now < self.until {
+    fn after_a_stall(self, now: u64, is_met_again: bool) -> Self {
+        let doublings = if now < self.until {
             self.doublings
+        } else if self.until == 0 || !is_met_again {
+            0
         } else {
             let quiet = (now - self.until) / LONGEST.as_millis() as u64;
             u8::try_from(quiet).map_or(0, |quiet| (self.doublings + 1).saturating_sub(quiet))
@@ -260,12 +287,15 @@ mod tests {
     #[test]
     fn a_long_stall_keeps_away_whatever_came_before() {
         let cost = Clocked::new(Cost::quick());
-        cost.record(10_000, QUICK);
+        for times in [100, 200, 400] {
+            cost.record(10_000, QUICK);
+            cost.record(1, LONG);
+            assert_eq!(cost.stays_away(), times);
+        }
+        // One in very many is no reason to stay longer.
+        cost.record(20_001, QUICK);
         cost.record(1, LONG);
         assert_eq!(cost.stays_away(), 100);
-        cost.record(10_000, QUICK);
-        cost.record(1, LONG);
-        assert_eq!(cost.stays_away(), 200);
     }
 
     #[test]
