@@ -14,13 +14,15 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     thread,
 };
 
 use fsrv_transport::{
     io::{
-        Cost, Engine, File, Pool, SyncKind, WriteAt, fallocate, fsync, on_pool, preadv2, pwritev2,
+        Closer, Cost, Engine, File, Pool, SyncKind, WriteAt, aside, fallocate, fsync, on_pool,
+        preadv2, pwritev2,
     },
     mem::{self, InBuf, OutBuf},
     testing::engines,
@@ -122,6 +124,31 @@ fn file_operations_are_done_where_no_more_threads_can_be_had() {
                 assert_eq!(data, [block as u8; BLOCK], "{engine}: {path:?} block {block}");
             }
         }
+    }
+}
+
+#[test]
+fn what_takes_long_to_free_is_not_freed_on_the_workers_thread() {
+    /// Tells where it is dropped.
+    struct Tells(mpsc::Sender<Option<String>>);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            self.0.send(thread::current().name().map(str::to_owned)).unwrap();
+        }
+    }
+    for engine in engines() {
+        let main = move || async move {
+            let closer = Closer::new();
+            let before = closer.now();
+            let (told, tell) = mpsc::channel();
+            closer.close(Tells(told));
+            assert!(closer.has_freed_since(before).await);
+            assert_eq!(tell.recv().unwrap().as_deref(), Some("fsrv-pool"));
+            let name = || thread::current().name().map(str::to_owned);
+            assert_eq!(aside(name).await.unwrap().as_deref(), Some("fsrv-pool"));
+            Ok(())
+        };
+        on_worker(engine, 2, main).unwrap();
     }
 }
 

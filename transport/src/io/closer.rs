@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     engine,
     pool::{on_pool, settle_new_thread},
+    start::start_thread,
 };
 
 /// Freeing a file of so many bytes takes longer than going to another thread.
@@ -60,13 +61,13 @@ impl Closer {
         Self { queue: Mutex::default(), given: AtomicU64::new(0), progress: Arc::default() }
     }
 
-    /// Drops `what`, which closes a descriptor. It happens here when there is no thread and none can be had.
+    /// Drops `what`, which closes a descriptor. When there is no thread and none can be had, this thread's pool does it.
     pub fn close(&self, what: impl Send + 'static) {
         self.given.fetch_add(1, Ordering::SeqCst);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.is_none() {
             *queue = start(self.progress.clone())
-                .inspect_err(|error| tracing::debug!("files are closed at once: {error}"))
+                .inspect_err(|error| tracing::debug!("files are closed by the pool: {error}"))
                 .ok();
         }
         let queued = match &*queue {
@@ -75,8 +76,11 @@ impl Closer {
         };
         drop(queue);
         if let Err(what) = queued {
-            drop(what);
-            self.progress.count();
+            let progress = self.progress.clone();
+            engine::pool().later(move || {
+                drop(what);
+                progress.count();
+            });
         }
     }
 
@@ -121,7 +125,7 @@ pub fn is_no_room(error: &io::Error) -> bool {
 
 fn start(progress: Arc<Progress>) -> io::Result<mpsc::Sender<Box<dyn Send>>> {
     let (sender, queue) = mpsc::channel::<Box<dyn Send>>();
-    thread::Builder::new().name("fsrv-closer".into()).spawn(move || {
+    start_thread("fsrv-closer", move || {
         go_aside();
         for what in queue {
             // Whatever it is, the next ones are closed too.
@@ -145,7 +149,7 @@ pub async fn aside<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static)
     let take = |call: &Mutex<Option<_>>| call.lock().ok().and_then(|mut call| call.take());
     let (done, result) = oneshot::channel();
     let theirs = call.clone();
-    let thread = thread::Builder::new().name("fsrv-aside".into()).spawn(move || {
+    let thread = start_thread("fsrv-aside", move || {
         go_aside();
         if let Some(call) = take(&theirs) {
             // Who asked may be gone.

@@ -91,7 +91,8 @@ impl Pool {
         Waiting { pool: &self.0, task, number }.await
     }
 
-    /// Makes `call` on one of the threads, and tells nobody of its end. Where there is no thread yet, it waits for one.
+    /// Makes `call` on one of the threads, and tells nobody of its end. Without a thread, it is made here by a pool that
+    /// may do so; by others when there is one.
     pub(super) fn later(&self, call: impl FnOnce() + Send + 'static) {
         self.0.later(call);
     }
@@ -195,7 +196,11 @@ impl Shared {
     }
 
     fn later(self: &Arc<Self>, call: impl FnOnce() + Send + 'static) {
-        self.hand_over(Arc::new(Task::new(call)), Unless::Never);
+        let task = Arc::new(Task::new(call));
+        let unless = if self.may_run_inline { Unless::NoThread } else { Unless::Never };
+        if self.hand_over(task.clone(), unless).is_none() {
+            task.run();
+        }
     }
 
     /// Takes a job out of the queue that nobody has begun.
