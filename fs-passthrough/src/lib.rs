@@ -20,6 +20,7 @@ mod mutex;
 mod ops;
 mod prune;
 mod removed;
+mod reserve;
 mod shared;
 mod suid;
 mod sync;

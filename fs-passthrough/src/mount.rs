@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use crate::{
     config::InodeFileHandles,
     mutex::lock,
+    reserve::Reserve,
     sys::{handle::FileHandle, open, stat::Stat},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Mount {
     by_handle: Option<OwnedFd>,
     /// A call may wait for another machine or process.
     is_remote: bool,
+    pub(crate) reserve: Reserve,
     costs: [Arc<Cost>; OPERATIONS],
 }
 
@@ -36,7 +38,7 @@ const OPERATIONS: usize = 64;
 const LONG: [Opcode; 2] = [Opcode::SyncFs, Opcode::CopyFileRange];
 
 impl Mount {
-    fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool) -> Self {
+    fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool, reserve: Reserve) -> Self {
         let costs = std::array::from_fn(|code| {
             let is = |opcode: Opcode| opcode as usize == code;
             Arc::new(if is_remote || LONG.into_iter().any(is) {
@@ -47,7 +49,7 @@ impl Mount {
                 Cost::quick()
             })
         });
-        Self { id, by_handle, is_remote, costs }
+        Self { id, by_handle, is_remote, reserve, costs }
     }
 
     /// Whether a call may wait for another machine or process.
@@ -103,7 +105,9 @@ impl Mounts {
             InodeFileHandles::Prefer if is_fuse(&fd) => None,
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => by_handle(&fd, stat).ok(),
         };
-        let mount = Arc::new(Mount::new(stat.mount, by_handle, may_wait(&fd)));
+        let is_remote = may_wait(&fd);
+        let reserve = if is_remote { Reserve::none() } else { Reserve::of(&fd) };
+        let mount = Arc::new(Mount::new(stat.mount, by_handle, is_remote, reserve));
         known.retain(|_, mount| mount.strong_count() > 0);
         known.insert(stat.mount, Arc::downgrade(&mount));
         mount

@@ -9,7 +9,7 @@ use fsrv_transport::{
     mem::Filled,
 };
 
-use crate::{filesystem::Passthrough, suid::Changer};
+use crate::{filesystem::Passthrough, suid::Changer, sys::creds::Caller};
 
 const O_APPEND: u32 = 0o2000;
 
@@ -25,7 +25,13 @@ pub(crate) async fn write(fs: &Passthrough, cx: &Context, op: Write) -> Result<u
     // A page of a mapping has its place, whatever the descriptor was opened with.
     let appends = op.flags & O_APPEND != 0 && !op.cached && !fs.shared().config.writeback;
     let at = if appends { WriteAt::End } else { WriteAt::Offset(op.offset) };
-    let written = file_io::pwritev2(&handle.file, op.data, at).await;
+    let reserve = &handle.inode.mount.reserve;
+    let taker = reserve.taker(Caller::of(cx), op.data.len() as u64, &handle.file);
+    let written = if taker.is_caller() {
+        file_io::pwritev2_within(&handle.file, op.data, at, move |write| taker.run(write)).await
+    } else {
+        file_io::pwritev2(&handle.file, op.data, at).await
+    };
     // Afterwards, because the data may have gone through the ring, which knows one set of capabilities only.
     left.settle(fs.shared(), &handle.file)?;
     u32::try_from(written?).map_err(|_| Errno::EOVERFLOW)

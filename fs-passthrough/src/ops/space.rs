@@ -11,7 +11,7 @@ use fsrv_transport::io as file_io;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range as copy_range};
 use tokio::time::timeout;
 
-use crate::{filesystem::Passthrough, shared::Shared, suid::Changer};
+use crate::{filesystem::Passthrough, shared::Shared, suid::Changer, sys::creds::Caller};
 
 /// The most bytes copied by one request: callers come again for the rest, and may give up between.
 const COPY_MAX: u64 = 1 << 30;
@@ -33,13 +33,13 @@ pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> 
     if !MODES.contains(mode) {
         return Err(Errno::EOPNOTSUPP);
     }
-    // The ring knows one set of capabilities only.
-    if handle.inode.has_suid() {
+    let taker = handle.inode.mount.reserve.taker(Caller::of(cx), op.length, &handle.file);
+    // The ring knows one set of ids and capabilities only.
+    if handle.inode.has_suid() || taker.is_caller() {
         let (inode, changer) = (handle.inode.clone(), Changer::by_uid(cx));
         let change = move |shared: &Shared| {
-            changer.run(shared, &handle.inode, &handle.file, || {
-                Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?)
-            })
+            let allocate = || Ok(rustix::fs::fallocate(&handle.file, mode, op.offset, op.length)?);
+            changer.run(shared, &handle.inode, &handle.file, || taker.run(allocate))
         };
         return fs.run_with_room(cx, &inode, change).await;
     }
@@ -74,13 +74,14 @@ pub(crate) async fn copy_file_range(
     let from = shared.handle(op.nodeid_in, op.fh_in)?;
     let to = shared.handle(op.nodeid_out, op.fh_out)?;
     let len = usize::try_from(op.len.min(COPY_MAX)).map_err(|_| Errno::EINVAL)?;
-    let changer = Changer::by_uid(cx);
+    let (caller, changer) = (Caller::of(cx), Changer::by_uid(cx));
     let inode = to.inode.clone();
     fs.run_with_room(cx, &inode, move |shared| {
         let (mut offset_in, mut offset_out) = (op.offset_in, op.offset_out);
         let (offset_in, offset_out) = (Some(&mut offset_in), Some(&mut offset_out));
         let copy = || Ok(copy_range(&from.file, offset_in, &to.file, offset_out, len)?);
-        Ok(changer.run(shared, &to.inode, &to.file, copy)? as u64)
+        let taker = to.inode.mount.reserve.taker(caller, len as u64, &to.file);
+        Ok(changer.run(shared, &to.inode, &to.file, || taker.run(copy))? as u64)
     })
     .await
 }

@@ -12,7 +12,12 @@ use crate::{
     filesystem::Passthrough,
     inode::Inode,
     shared::Shared,
-    sys::{creds::keeping_suid, meta, stat::Stat, xattr},
+    sys::{
+        creds::{Caller, keeping_suid},
+        meta,
+        stat::Stat,
+        xattr,
+    },
 };
 
 const TRUSTED: &[u8] = b"trusted.";
@@ -22,9 +27,11 @@ pub(crate) async fn set(fs: &Passthrough, cx: &Context, op: SetXattr<'_>) -> Res
     let inode = fs.shared().inode(op.nodeid)?;
     let (name, value) = (op.name.to_owned(), op.value.to_vec());
     let (file, flags, kill_sgid) = (inode.clone(), op.flags, op.kill_sgid);
+    let caller = Caller::of(cx);
     fs.run_with_room(cx, &inode, move |shared| {
         let fd = shared.path_fd(&file)?;
-        let set = || xattr::set(shared.proc_fd(), &fd, &name, &value, flags);
+        let taker = file.mount.reserve.taker(caller, value.len() as u64, &fd);
+        let set = || taker.run(|| xattr::set(shared.proc_fd(), &fd, &name, &value, flags));
         if *name != *ACCESS_ACL {
             return set();
         }

@@ -30,6 +30,11 @@ impl Caller {
         Self { uid: cx.uid, gid: cx.gid, group: cx.group }
     }
 
+    /// Whether a thread of the server takes other ids to act for it.
+    pub(crate) fn is_another(self) -> bool {
+        SERVER.with(|server| server.acts_as_another(self))
+    }
+
     /// Whether a file that is made with sgid in a directory with sgid, and whose group may execute it, keeps sgid. The
     /// group is `gid`, that of the directory. Root is taken to have CAP_FSETID.
     pub(crate) fn may_make_sgid(self, gid: u32) -> bool {
@@ -83,7 +88,7 @@ pub(crate) fn with_credentials<T>(
         mask
     };
     SERVER.with(|server| {
-        if !server.changes_ids || (caller.uid, caller.gid) == (server.uid, server.gid) {
+        if !server.acts_as_another(caller) {
             return create(left);
         }
         let _ids = Ids::set(server, caller)?;
@@ -127,6 +132,12 @@ struct Server {
     groups: Vec<Gid>,
     /// Whether it may act for others. An ordinary user's server serves that user.
     changes_ids: bool,
+}
+
+impl Server {
+    fn acts_as_another(&self, caller: Caller) -> bool {
+        self.changes_ids && (caller.uid, caller.gid) != (self.uid, self.gid)
+    }
 }
 
 thread_local! {

@@ -147,6 +147,55 @@ pub async fn write_part(
     Ok((written, data))
 }
 
+/// As [`pwritev2`], on threads of the pool alone, and each system call within `around`: it calls what it is given, with the
+/// rights or limits of its choice.
+///
+/// # Errors
+/// Those of `around`, when nothing could be written.
+///
+/// # Cancel safety
+/// As [`pwritev2`].
+pub async fn pwritev2_within<A>(
+    file: &File,
+    mut data: InBuf,
+    at: WriteAt,
+    around: A,
+) -> io::Result<usize>
+where
+    A: Fn(&mut dyn FnMut() -> io::Result<usize>) -> io::Result<usize> + Clone + Send + 'static,
+{
+    if let WriteAt::Offset(offset) = at
+        && needs_bounce(file, offset, data.len(), || data.slices()).await
+        && let Some(bounced) = data.bounced()
+    {
+        engine::count_bounced(bounced.len());
+        data = bounced;
+    }
+    let (mut written, mut freed) = (0, file.freed());
+    while !data.is_empty() {
+        let (offset, flags) = at.behind(written);
+        let (there, around) = (file.clone(), around.clone());
+        let write = move || {
+            let step = around(&mut || sys::pwritev2(&there, &data, offset, flags));
+            (step, data)
+        };
+        let (step, back) = file.pool().run(write).await?;
+        data = back;
+        match step {
+            Ok(0) => break,
+            Ok(n) => {
+                written += n;
+                data.advance(n);
+            }
+            // Once.
+            Err(error) if is_no_room(&error) && file.has_freed_since(freed.take()).await => {}
+            Err(_) if written > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
 async fn write_all(file: &File, mut data: InBuf, at: WriteAt) -> io::Result<(usize, InBuf)> {
     if let WriteAt::Offset(offset) = at
         && needs_bounce(file, offset, data.len(), || data.slices()).await

@@ -14,6 +14,7 @@ mod names;
 mod one_user;
 mod owners;
 mod ranges;
+mod reserve;
 mod size_limit;
 mod slow;
 mod suid;
