@@ -46,6 +46,8 @@ impl Caller {
 ///
 /// - A change of ids leaves the capabilities as they are (SECBIT_NO_SETUID_FIXUP).
 /// - CAP_FSETID is not effective, so that the kernel drops suid and sgid on writes.
+/// - CAP_SYS_RESOURCE is not effective: with it, all callers would get what a filesystem keeps for root, and more than their
+///   quota.
 /// - A thread that may act for others and needs no group for access has no supplementary ones: with them, a caller
 ///   would make files with sgid of a group that is the server's. Where they cannot be given up
 ///   (`/proc/self/setgroups` says `deny`), [`Caller::may_make_sgid`] is what is left.
@@ -64,7 +66,7 @@ pub fn prepare_worker() -> io::Result<()> {
     if sets.effective.contains(CapabilitySet::DAC_OVERRIDE) {
         let _ = set_thread_groups(&[]);
     }
-    let effective = sets.effective - CapabilitySet::FSETID;
+    let effective = sets.effective - (CapabilitySet::FSETID | CapabilitySet::SYS_RESOURCE);
     Ok(set_capabilities(None, CapabilitySets { effective, ..sets })?)
 }
 
@@ -240,6 +242,8 @@ mod tests {
             set_thread_groups(&groups).expect("this needs root");
             let worker = thread::spawn(|| {
                 prepare_worker().unwrap();
+                let effective = capabilities(None).unwrap().effective;
+                assert!(!effective.intersects(CapabilitySet::FSETID | CapabilitySet::SYS_RESOURCE));
                 thread::spawn(getgroups).join().unwrap()
             });
             (worker.join().unwrap(), getgroups())

@@ -38,7 +38,7 @@ fn attributes_with_suid_are_kept_by_no_guest() {
             ("SETATTR", attr_times(client.setattr(node.nodeid, args).unwrap())),
             ("READDIRPLUS", listed(client, name.as_bytes())),
             ("STATX", statx(client, node.nodeid)),
-            ("TMPFILE", unnamed(client, mode)),
+            ("TMPFILE", entry_times(unnamed(client, ROOT, mode))),
         ];
         for (operation, seen) in seen {
             assert_eq!(seen, times, "{operation} of {mode:o}");
@@ -80,18 +80,18 @@ fn statx(client: &mut Client, node: u64) -> (u64, u32) {
     (u64::from_le_bytes(bytes[..8].try_into().unwrap()), nanoseconds)
 }
 
-fn unnamed(client: &mut Client, mode: u32) -> (u64, u32) {
+fn unnamed(client: &mut Client, dir: u64, mode: u32) -> EntryOut {
     let args = CreateIn { flags: 2, mode: S_IFREG | mode, ..CreateIn::default() };
     let done = client.call(&Call {
         op: Opcode::Tmpfile,
-        node: ROOT,
+        node: dir,
         args: &[args.as_bytes()],
         payload: Payload::None,
         reply: size_of::<EntryOut>() as u32 + 16,
     });
     let done = done.unwrap();
     let bytes = client.reply_bytes(&done);
-    entry_times(EntryOut::read_from_prefix(&bytes).unwrap().0)
+    EntryOut::read_from_prefix(&bytes).unwrap().0
 }
 
 const MEMBER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };
@@ -149,6 +149,8 @@ fn who_is_not_in_the_group_of_a_directory_makes_nothing_with_its_sgid() {
             assert_eq!(seen, (mode, caller.uid, group), "{name} {what}");
             assert_eq!(entry.attr.mode & 0o7777, mode, "{name} {what}");
         }
+        let unnamed = unnamed(client, parent, 0o2777).attr.mode & 0o7777;
+        assert_eq!(unnamed, if kept { 0o2777 } else { 0o777 }, "unnamed {what}");
         for name in ["created", "node", "masked", "mark"] {
             client.unlink(parent, name.as_bytes()).unwrap();
         }
