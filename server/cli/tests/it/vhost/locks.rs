@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fsrv_frontend::abi::{LkIn, ROOT};
 use fsrv_frontend::{Client, Mount, MountOptions, lock};
 
-use super::device::{Device, place};
+use super::device::{CONTENT, Device, place};
 
 const EINTR: i32 = libc::EINTR;
 const ENOLCK: i32 = libc::ENOLCK;
@@ -69,6 +69,34 @@ fn more_than_a_quarter_of_a_ring_does_not_wait_for_locks() {
     }
     mount.unmount().unwrap();
     device.stop();
+}
+
+#[test]
+fn owners_of_locks_leave_descriptors_to_others() {
+    for handles in ["never", "prefer"] {
+        let device = Device::new(&["--rlimit-nofile", "300", "--inode-file-handles", handles]);
+        let mut mount = device.mount();
+        let (node, fh) = open(mount.client());
+        let refused = (0..320).filter(|&owner| {
+            let byte = lock(fh, owner, owner..=owner, libc::F_WRLCK as u32);
+            match mount.client().setlk(node, byte) {
+                Ok(()) => false,
+                Err(error) => {
+                    assert_eq!(error.errno(), Some(ENOLCK), "owner {owner} with {handles}");
+                    true
+                }
+            }
+        });
+        let refused = refused.count();
+        assert!(0 < refused && refused < 280, "{refused} refused with {handles}");
+
+        let (node, fh) = open(mount.client());
+        assert_eq!(mount.client().read(node, fh, 0, 4).unwrap(), CONTENT[..4]);
+        let dir = mount.client().opendir(ROOT).unwrap();
+        mount.client().releasedir(ROOT, dir.fh).unwrap();
+        mount.unmount().unwrap();
+        device.stop();
+    }
 }
 
 #[test]
