@@ -4,8 +4,9 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT, SIGTERM and SIGHUP, which no longer end the process by themselves.
-pub(crate) struct Signals([Signal; 3]);
+/// SIGINT, SIGTERM and SIGHUP, which no longer end the process by themselves, and SIGXCPU: clients' work uses up a limit of
+/// CPU time (RLIMIT_CPU), and a dead mount must not be what is left.
+pub(crate) struct Signals([Signal; 4]);
 
 impl Signals {
     /// For the runtime of the calling thread.
@@ -17,6 +18,7 @@ impl Signals {
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::hangup())?,
+            signal(SignalKind::from_raw(rustix::process::Signal::XCPU.as_raw()))?,
         ]))
     }
 
@@ -25,11 +27,14 @@ impl Signals {
     /// # Cancel safety
     /// Cancel safe: no signal is lost.
     pub(crate) async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let [interrupt, terminate, hangup, cpu] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            _ = cpu.recv() => {
+                tracing::warn!("the CPU time that this process may use is over (RLIMIT_CPU)");
+            }
         }
     }
 }

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::mount::Mount;
-use crate::served::{FSRV, Served, directory};
+use crate::mount::{Mount, is_mounted};
+use crate::served::{FSRV, Served, directory, limited};
 
 #[test]
 fn start_line_says_what_is_served_where() {
@@ -79,10 +79,7 @@ fn second_signal_detaches_a_busy_mount_at_once() {
 #[test]
 fn low_descriptor_limit_is_named_in_a_warning() {
     let place = directory();
-    let limited = place.path().join("limited");
-    fs::write(&limited, format!("#!/bin/sh\nexec prlimit --nofile=256:256 {FSRV} \"$@\"\n"))
-        .expect("a script");
-    fs::set_permissions(&limited, fs::Permissions::from_mode(0o755)).expect("a program");
+    let limited = limited(place.path(), "--nofile=256:256");
 
     let served = Served::by(&limited, &[]);
     // An answer comes after all that is said at the start.
@@ -127,6 +124,26 @@ fn mount_point_whose_parent_was_renamed_is_unmounted_where_it_is() {
         assert_eq!(inside, above, "the mount point is none any more");
         fs::remove_dir_all(&after).expect("a directory without a mount");
     }
+}
+
+#[test]
+fn a_server_whose_cpu_time_is_over_leaves_no_mount() {
+    let place = directory();
+    let limited = limited(place.path(), "--cpu=1:20");
+    let mut served = Served::by(&limited, &["--cache", "never"]);
+    let mounted = served.mounted().to_owned();
+    let deadline = Instant::now() + Duration::from_secs(60);
+
+    while is_mounted(&mounted).expect("a list of mounts") {
+        assert!(Instant::now() < deadline, "the server goes on");
+        // Each takes a little of it.
+        for _ in 0..1000 {
+            let _ = fs::metadata(mounted.join("nothing"));
+        }
+    }
+
+    served.mount.ended().expect("a clean end");
+    assert!(served.mount.log().expect("a log").contains("RLIMIT_CPU"));
 }
 
 #[test]

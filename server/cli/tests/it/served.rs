@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -59,4 +59,13 @@ pub(crate) fn directory() -> TempDir {
     let dir = tempfile::Builder::new().prefix("fsrv-").tempdir_in(SCRATCH).expect("a directory");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("an open directory");
     dir
+}
+
+/// A program in `place` that is the server with fewer resources: `limit` is an option of prlimit.
+pub(crate) fn limited(place: &Path, limit: &str) -> PathBuf {
+    let program = place.join("limited");
+    let script = format!("#!/bin/sh\nexec prlimit {limit} {FSRV} \"$@\"\n");
+    fs::write(&program, script).expect("a script");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("a program");
+    program
 }
