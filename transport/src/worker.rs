@@ -124,10 +124,28 @@ impl Host {
 /// Tries whether this process may use io_uring as a worker does.
 ///
 /// # Errors
-/// Why not, as the kernel says it: `PermissionDenied` under many container runtimes.
+/// As [`probe_rings`].
 pub fn probe_ring() -> io::Result<()> {
+    probe_rings(1, || Ok(()))
+}
+
+/// Tries whether `count` workers may use io_uring at a time: their memory may count against RLIMIT_MEMLOCK of the user.
+/// `prepare` runs first, on the thread that tries it, and takes from it what the workers will not have.
+///
+/// # Errors
+/// Those of `prepare`, and why not, as the kernel says it: `PermissionDenied` under many container runtimes,
+/// `OutOfMemory` when the memory may not be locked.
+pub fn probe_rings(
+    count: usize,
+    prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
     // On a thread of its own: a runtime must not be made inside another one.
-    let probe = || ring_runtime().map(|runtime| runtime.block_on(async {}));
+    let probe = move || {
+        prepare()?;
+        let rings: io::Result<Vec<_>> = (0..count).map(|_| ring_runtime()).collect();
+        rings?.iter().for_each(|ring| ring.block_on(async {}));
+        Ok(())
+    };
     let probe = file_io::start_thread("fsrv-probe", probe)?;
     probe.join().unwrap_or_else(|_| Err(io::Error::other("the io_uring runtime panicked")))
 }

@@ -111,6 +111,17 @@ pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
     Ok(Containment { no_new_privs, capabilities: kept, groups })
 }
 
+/// Takes from this thread, which only tries something, what serving will not have, as far as io_uring asks for it:
+/// IPC_LOCK, SYS_ADMIN.
+///
+/// # Errors
+/// When the kernel refuses to take something away.
+pub(crate) fn apply_to_probe(later: Later) -> std::io::Result<()> {
+    let sets = capabilities(None)?;
+    let effective = sets.effective & FOR_DIRECTORY.union(later.needed());
+    Ok(set_capabilities(None, CapabilitySets { effective, ..sets })?)
+}
+
 /// Gives up the supplementary groups, unless the files are reached through them. Returns how many are left.
 fn give_up_groups(effective: CapabilitySet) -> rustix::io::Result<usize> {
     if effective.contains(CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE) {

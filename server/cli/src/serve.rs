@@ -15,6 +15,7 @@ use fsrv_transport::worker;
 
 use crate::{
     args::Serve,
+    containment::Later,
     engine::{self, Choice},
     limits::{self, Descriptors, Need, Own},
     logging, report,
@@ -65,7 +66,8 @@ impl Prepared {
             }
         };
         let descriptors = limits::raise(args.rlimit_nofile, need, own)?;
-        let engine = engine::choose(args.io_engine)?;
+        let later = if args.fuse.is_some() { Later::Unmount } else { Later::Serve };
+        let engine = engine::choose(args.io_engine, own.workers, later)?;
         Ok(Self { path: path.to_owned(), manner, engine, descriptors, cpus })
     }
 

@@ -8,7 +8,7 @@ use std::thread;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::mount::is_mounted;
-use crate::served::{FSRV, Served, directory};
+use crate::served::{FSRV, Served, directory, limited};
 
 /// Runs `test` on a thread for which, and for whose children, io_uring does not exist.
 fn without_io_uring(test: fn()) {
@@ -55,6 +55,25 @@ fn threads_are_chosen_where_io_uring_is_refused_and_one_line_says_so() {
         assert_eq!(fs::read(served.backing().join("file")).unwrap(), b"content");
         served.stop();
     });
+}
+
+#[test]
+fn a_user_who_may_lock_no_memory_is_served_by_threads() {
+    let (dir, mountpoint) = (directory(), directory());
+    let limited = limited(dir.path(), "--memlock=0:0");
+    let served = Served::by(&limited, &["--io-engine", "auto"]);
+    fs::write(served.mounted().join("file"), "content").unwrap();
+    let log = served.mount.log().unwrap();
+    assert!(log.contains("file I/O by threads: no io_uring here"), "{log}");
+    served.stop();
+
+    let mut serve = Command::new(&limited);
+    serve.args(["serve", "--io-engine", "uring", "--fuse"]).arg(mountpoint.path());
+    let output = serve.arg("--dir").arg(dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("ulimit -l"), "{said}");
+    assert!(!is_mounted(mountpoint.path()).unwrap());
 }
 
 fn serve(args: &[&str], dir: &std::path::Path, mountpoint: &std::path::Path) -> Output {
