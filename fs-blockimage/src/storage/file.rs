@@ -9,7 +9,7 @@ use std::{
 
 use fsrv::types::Timestamp;
 use fsrv_transport::{
-    io::{self as file_io, Cost, File, SyncKind},
+    io::{self as file_io, Cost, File, LONG_TO_FREE, SyncKind},
     mem::{InBuf, OutBuf, Pool},
 };
 use rustix::fs::{
@@ -294,11 +294,18 @@ impl HostFile {
     pub(crate) async fn set_len(&self, len: u64) -> io::Result<()> {
         let op = self.watch(|| HostOp::SetLen(len))?;
         let file = self.cached.clone();
-        op.end(
-            file_io::run(&self.calls, move || ftruncate(&file, len))
-                .await
-                .and_then(|done| Ok(done?)),
-        )
+        let cut = move || ftruncate(&file, len);
+        let done = match self.frees_much(len) {
+            true => file_io::aside(cut).await,
+            false => file_io::run(&self.calls, cut).await,
+        };
+        op.end(done.and_then(|done| Ok(done?)))
+    }
+
+    /// Whether cutting the file to `len` bytes takes long. Where calls wait, they do so on another thread anyway.
+    fn frees_much(&self, len: u64) -> bool {
+        self.calls.is_quick()
+            && self.stat().is_ok_and(|stat| stat.allocated.saturating_sub(len) > LONG_TO_FREE)
     }
 
     /// Gives `offset..offset + len` space, and the file the length for it.

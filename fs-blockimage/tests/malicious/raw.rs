@@ -44,3 +44,19 @@ fn a_raw_image_stays_one_when_a_client_writes_another_format() {
         assert!(lab.refusal(&guess).await.contains("--format"));
     });
 }
+
+#[test]
+fn cutting_off_much_runs_on_another_thread() {
+    in_lab(async |lab: Lab| {
+        lab.put("image", &vec![3; 17 << 20]);
+        let raw = Options { format: Some(Format::Raw), writable: true, ..lab.options("image") };
+        let disk = Disk::open(&raw).await.unwrap();
+        let counters = fsrv_transport::io::counters();
+        let before = counters.pool();
+
+        disk.set_len(1).await.unwrap();
+
+        assert_eq!(counters.pool(), before + 1);
+        assert_eq!(disk.len(), 1);
+    });
+}
