@@ -233,7 +233,7 @@ fn op() -> impl Strategy<Value = Op> {
         1000 => on_tree().boxed(),
         600 => on_attributes().boxed(),
         // Everybody on this machine notices.
-        19 => Just(Op::DropCaches { pages: false }).boxed(),
+        9 => Just(Op::DropCaches { pages: false }).boxed(),
         1 => Just(Op::DropCaches { pages: true }).boxed(),
     ]
 }
