@@ -2,7 +2,10 @@
 
 use std::{future::Future, io, pin::Pin, thread};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    io::Errno,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use tokio::{
     sync::mpsc,
     task::{LocalSet, spawn_local},
@@ -24,7 +27,7 @@ impl Worker {
     /// Starts the thread. `prepare` runs on it first, before the runtime and its ring exist: what a
     /// thread inherits, such as capabilities, is settled there for the threads it starts too.
     ///
-    /// The thread has its own umask of 0, which is not that of the process, and does not take SIGXFSZ: a write past
+    /// The thread has its own umask of 0, which is not that of the process unless the kernel refuses that, and does not take SIGXFSZ: a write past
     /// RLIMIT_FSIZE is EFBIG.
     ///
     /// # Errors
@@ -56,7 +59,11 @@ impl Worker {
             only.set(cpu);
             sched_setaffinity(None, &only)?;
         }
-        file_io::own_umask()?;
+        match file_io::own_umask() {
+            // The rules of many containers let nobody unshare anything. The process's umask is applied, then.
+            Err(error) if is_refusal(&error) => {}
+            other => other?,
+        }
         size_limit::block();
         prepare()?;
         file_io::enter(self.engine)?;
@@ -70,6 +77,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether a container's rules for system calls, or an older kernel, refused a call.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::PERM | Errno::NOSYS))
 }
 
 /// A worker that runs what it is given. Dropped, it ends when all of that has ended.
