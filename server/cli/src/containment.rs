@@ -6,8 +6,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::getgroups;
+use rustix::process::{getgroups, umask};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
     capability_is_in_bounding_set, remove_capability_from_bounding_set, set_capabilities,
@@ -103,6 +104,8 @@ pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
     let effective = kept - RAISED;
     set_capabilities(None, CapabilitySets { effective, permitted: kept, inheritable })
         .context("cannot drop capabilities")?;
+    // In many containers a worker may not have one of its own, and the process's is applied to what it creates.
+    umask(Mode::empty());
     let no_new_privs = later != Later::RunUnmount;
     if no_new_privs {
         set_no_new_privs(true).context("cannot set no_new_privs")?;
