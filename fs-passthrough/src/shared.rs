@@ -22,7 +22,7 @@ use crate::{
     prune::Pruner,
     removed::Removed,
     suid::has_suid,
-    sys::{open, stat::Stat},
+    sys::{open, required, stat::Stat},
 };
 
 /// Why a directory cannot be served.
@@ -37,6 +37,17 @@ pub enum SetupError {
     /// /proc is needed to open files that are held by descriptors.
     #[error("cannot open /proc/self/fd; mount /proc first")]
     NoProc(#[source] io::Error),
+    /// A system call that every request takes.
+    #[error(
+        "the system call {call} is refused here, as a seccomp profile does that is older than it; allow it in the \
+         container's profile, which newer container runtimes do"
+    )]
+    Refused {
+        /// Its name.
+        call: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
     /// The directory itself cannot be read.
     #[error("cannot read the shared directory")]
     Root(#[source] io::Error),
@@ -81,6 +92,9 @@ impl AsFd for PathFd<'_> {
 
 impl Shared {
     pub(crate) fn new(root: OwnedFd, config: Config) -> std::result::Result<Self, SetupError> {
+        if let Some((call, source)) = required::refused(&root) {
+            return Err(SetupError::Refused { call, source });
+        }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc_fd = rustix::fs::openat(CWD, c"/proc/self/fd", flags, Mode::empty())
             .map_err(|error| SetupError::NoProc(error.into()))?;

@@ -11,6 +11,7 @@ pub(crate) mod handle;
 pub(crate) mod lock;
 pub(crate) mod meta;
 pub(crate) mod open;
+pub(crate) mod required;
 pub(crate) mod stat;
 pub(crate) mod verity;
 pub(crate) mod xattr;

@@ -9,6 +9,7 @@ mod leaving;
 mod locks;
 mod memory;
 mod messages;
+mod profile;
 mod queues;
 mod starting;
 mod stuck;
