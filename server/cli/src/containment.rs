@@ -121,7 +121,7 @@ pub(crate) fn apply(serving: Serving, later: Later) -> Result<Containment> {
 /// When the kernel refuses to take something away.
 pub(crate) fn apply_to_probe(later: Later) -> std::io::Result<()> {
     let sets = capabilities(None)?;
-    let effective = sets.effective & FOR_DIRECTORY.union(later.needed());
+    let effective = sets.effective & needed(Serving::Directory, later);
     Ok(set_capabilities(None, CapabilitySets { effective, ..sets })?)
 }
 
