@@ -1,4 +1,4 @@
-//! Log lines, on standard error.
+//! Log lines, on standard error, or to the system's log.
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use syslog_tracing::{Facility, Options, Syslog};
 use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::{
     filter::{FilterExt, LevelFilter},
@@ -27,8 +28,17 @@ const BURST: u32 = 30;
 /// After a burst there is one more line of that kind each so often.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Logs to standard error from now on.
-pub(crate) fn start(level: LogLevel, format: LogFormat) {
+/// Where lines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sink {
+    /// Standard error.
+    Terminal,
+    /// The system's log, by syslog(3): the journal, where there is one. It has times and levels of its own.
+    System,
+}
+
+/// Logs to `sink` from now on.
+pub(crate) fn start(level: LogLevel, format: LogFormat, sink: Sink) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -36,13 +46,21 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let lines = fmt::layer()
-        .with_writer(move || Lines(format))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    let lines = match format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().boxed(),
+    let lines = fmt::layer().with_target(false);
+    let syslog = match sink {
+        Sink::Terminal => None,
+        Sink::System => Syslog::new(c"fsrv", Options::LOG_PID, Facility::Daemon),
+    };
+    let lines = match (syslog, format) {
+        (Some(syslog), LogFormat::Text) => {
+            lines.without_time().with_level(false).with_ansi(false).with_writer(syslog).boxed()
+        }
+        (Some(syslog), LogFormat::Json) => lines.json().with_writer(syslog).boxed(),
+        (None, LogFormat::Text) => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            lines.with_writer(move || Lines(format)).boxed()
+        }
+        (None, LogFormat::Json) => lines.json().with_writer(move || Lines(format)).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(level.and(Limit::new(format)))).init();
 }

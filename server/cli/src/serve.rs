@@ -18,12 +18,15 @@ use crate::{
     containment::Later,
     engine::{self, Choice},
     limits::{self, Descriptors, Need, Own},
-    logging, report,
+    logging::{self, Sink},
+    report,
 };
 
 /// Serves until the mount is gone, or the virtual machine.
 pub(crate) fn main(args: Serve) -> ExitCode {
-    logging::start(args.log_level, args.log_format);
+    // A mount program's terminal has errors only, and later it is gone.
+    let sink = if args.background { Sink::System } else { Sink::Terminal };
+    logging::start(args.log_level, args.log_format, sink);
     let served = match &args.fuse {
         Some(point) => mount::serve(&args, point),
         None => vm::serve(&args),
@@ -32,6 +35,9 @@ pub(crate) fn main(args: Serve) -> ExitCode {
         Ok(()) => 0,
         Err(error) => {
             report::failure("fsrv", &error);
+            if sink == Sink::System {
+                tracing::error!("{error:#}");
+            }
             1
         }
     };

@@ -126,10 +126,16 @@ impl Server<'_> {
         let contained = containment::apply(self.serving, later)?;
         let manner = self.prepared.manner(clones.len());
         let what = format!("{} at {}", self.prepared.path.display(), mount.path().display());
+        let is_background = self.background.is_some();
         let (began, mut begun) = unbounded_channel();
         let session = Session::new(fs, Limits::default()).on_begin(move |init| {
             let minor = init.minor();
-            report::say(format_args!("serving {what}: fuse 7.{minor}, {manner}; {contained}"));
+            let line = format_args!("serving {what}: fuse 7.{minor}, {manner}; {contained}");
+            if is_background {
+                tracing::info!("{line}")
+            } else {
+                report::say(line)
+            }
             // Nobody waits for a second beginning.
             let _ = began.send(());
         });

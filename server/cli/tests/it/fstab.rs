@@ -1,6 +1,7 @@
 //! Run as `mount.fuse.fsrv`, as mount(8) runs it for a line of fstab.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -139,7 +140,7 @@ fn a_remount_makes_it_read_only_and_back() {
 
 /// What people type: each line must succeed. It runs in a mount namespace of its own, where `/usr/local/bin` has
 /// nothing but fsrv.
-const TYPED: &str = r"
+const TYPED: &str = r#"
     set -e
     mount --bind $PLACE/bin /usr/local/bin
     mount -t fuse.fsrv $PLACE/dir $PLACE/mountpoint -o nosuid,nonempty,auto_unmount,x-gvfs-hide
@@ -148,14 +149,14 @@ const TYPED: &str = r"
     if touch $PLACE/mountpoint/new; then exit 1; fi
     mount -o remount,rw,noatime $PLACE/mountpoint
     touch $PLACE/mountpoint/new
-    grep -q mountpoint.fuse.fsrv.rw,nosuid,noatime /proc/mounts
+    grep -qF "$PLACE/mountpoint fuse.fsrv rw,nosuid,noatime" /proc/mounts
     umount $PLACE/mountpoint
     mount -t fuse fsrv#$PLACE/dir $PLACE/mountpoint
     grep -q '^served$' $PLACE/mountpoint/file
     umount $PLACE/mountpoint
     if mount -t fuse.fsrv $PLACE/dir $PLACE/mountpoint -o uid=1000; then exit 1; fi
-    if grep mountpoint.fuse /proc/mounts; then exit 1; fi
-";
+    if grep -F "$PLACE/mountpoint fuse" /proc/mounts; then exit 1; fi
+"#;
 
 #[test]
 fn mount_8_finds_it_as_a_type_and_as_a_prefix() {
@@ -174,4 +175,42 @@ fn mount_8_finds_it_as_a_type_and_as_a_prefix() {
     let said = fs::read_to_string(line.place.path().join("log")).expect("a log");
     assert!(status.success(), "{said}");
     assert!(said.contains("auto_unmount") && said.contains("X-mount.idmap"), "{said}");
+}
+
+/// A mount namespace in which `/dev` has what a server needs, and the log of the test.
+const WITH_A_LOG: &str = r"
+    set -e
+    mkdir $PLACE/dev
+    mount -t tmpfs none $PLACE/dev
+    for device in null fuse log; do touch $PLACE/dev/$device; done
+    for device in null fuse; do mount --bind /dev/$device $PLACE/dev/$device; done
+    mount --bind $PLACE/log $PLACE/dev/log
+    mount --rbind $PLACE/dev /dev
+    $PLACE/mount.fuse.fsrv $PLACE/dir $PLACE/mountpoint -o log_level=debug
+    umount $PLACE/mountpoint
+";
+
+#[test]
+fn a_server_in_the_background_tells_the_systems_log_and_not_the_terminal() {
+    let line = Line::new();
+    let log = UnixDatagram::bind(line.place.path().join("log")).expect("a log");
+    log.set_read_timeout(Some(END_LIMIT)).expect("a limit");
+    let terminal = fs::File::create(line.place.path().join("terminal")).expect("a terminal");
+    let mut command = Command::new("timeout");
+    command.args(["30", "unshare", "-m", "sh", "-c", WITH_A_LOG]).env("PLACE", line.place.path());
+    command.stdin(Stdio::null()).stdout(terminal.try_clone().expect("a copy")).stderr(terminal);
+
+    assert!(command.status().expect("timeout runs").success());
+
+    let mut message = [0; 4096];
+    let served = std::iter::from_fn(|| {
+        let len = log.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..len]).into_owned())
+    })
+    .find(|message| message.contains("serving "))
+    .expect("a line that says that it serves");
+    // Facility daemon, severity notice.
+    assert!(served.starts_with("<29>") && served.contains("fsrv["), "{served}");
+    let said = fs::read_to_string(line.place.path().join("terminal")).expect("a terminal");
+    assert_eq!(said, "");
 }
