@@ -8,6 +8,8 @@
 mod active;
 mod config;
 mod device;
+#[cfg(test)]
+mod lost_worker;
 mod queues;
 mod vhost_user;
 

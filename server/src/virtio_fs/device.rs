@@ -42,7 +42,7 @@ pub struct Options {
 /// the background, and holds the guest's memory until then.
 pub struct VirtioFs<F> {
     session: Arc<Session<F>>,
-    queues: Arc<Queues>,
+    pub(super) queues: Arc<Queues>,
     options: Options,
     on_error: Arc<OnError>,
     /// `None` without a driver, or with one that was reset.

@@ -50,6 +50,13 @@ impl Queues {
         Ok(Self { high_priority, requests })
     }
 
+    #[cfg(test)]
+    pub(super) fn end_request_workers(&self) {
+        for host in &self.requests {
+            host.run(|| -> std::future::Ready<()> { panic!("outside of what it serves") });
+        }
+    }
+
     /// What is over after `time`, in whatever runtime it is waited for.
     pub(super) fn timer(&self, time: Duration) -> Timer {
         let (mut over, timer) = oneshot::channel();
