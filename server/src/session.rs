@@ -8,6 +8,7 @@ mod unanswered;
 use std::{
     cell::{Cell, RefCell},
     ops::Deref,
+    pin::pin,
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,7 +35,7 @@ use crate::{
 };
 
 use early::EarlyInterrupts;
-use panics::{caught, caught_later};
+use panics::{Caught, caught};
 use reset::Reset;
 use unanswered::Unanswered;
 
@@ -370,8 +371,8 @@ impl<F: FileSystem> Session<F> {
                 let mut args = Args::new(bytes, data, output);
                 match Operation::decode(opcode, NodeId(header.nodeid), &mut args) {
                     Ok(operation) => {
-                        let called = operation.call(&self.fs, &cx);
-                        caught_later(opcode.name(), called).await.unwrap_or(Err(Errno::EIO))
+                        let called = pin!(Some(operation.call(&self.fs, &cx)));
+                        Caught::new(opcode.name(), called).await.unwrap_or(Err(Errno::EIO))
                     }
                     Err(errno) => Err(errno),
                 }
@@ -382,7 +383,8 @@ impl<F: FileSystem> Session<F> {
         let undelivered = completion.answer(reply);
         cx.flight.end();
         if let Some(grant) = undelivered {
-            caught_later("release", self.take_back(&cx, NodeId(header.nodeid), grant)).await;
+            let taken = pin!(Some(self.take_back(&cx, NodeId(header.nodeid), grant)));
+            Caught::new("release", taken).await;
         }
     }
 
@@ -401,7 +403,8 @@ impl<F: FileSystem> Session<F> {
             }
             Grant::Created(nodeid, fh) => {
                 let release = Release { nodeid, fh, flags: 0, flock_owner: None };
-                caught_later("release", self.fs.release(cx, release)).await;
+                let released = pin!(Some(self.fs.release(cx, release)));
+                Caught::new("release", released).await;
                 self.forget(nodeid, 1);
             }
         }
