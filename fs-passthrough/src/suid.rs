@@ -54,16 +54,24 @@ impl Changer {
         fd: impl AsFd,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if !inode.has_suid() {
-            return change();
-        }
-        if let Self::Privileged = self {
-            return keeping_suid(change);
-        }
         let left = self.left(inode, &fd)?;
-        let done = change();
-        left.settle(shared, fd)?;
+        let done = self.keep(inode, change);
+        left.settle(shared, fd, &done)?;
         done
+    }
+
+    /// Runs `change` of `inode` alone, so that a privileged one takes nothing.
+    pub(crate) fn keep<T>(
+        self,
+        inode: &Inode,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.keeps(inode) { keeping_suid(change) } else { change() }
+    }
+
+    /// Whether a change of `inode` needs a thread that has the capability.
+    pub(crate) fn keeps(self, inode: &Inode) -> bool {
+        inode.has_suid() && matches!(self, Self::Privileged)
     }
 
     /// What must be left after a change of `inode` that is about to be made.
@@ -73,33 +81,42 @@ impl Changer {
         }
         let stat = Stat::of(fd)?;
         inode.saw(&stat);
-        let Attr { mode, gid, .. } = stat.attr;
-        let is_mark = mode & (SGID | GROUP_EXECUTES) == SGID;
-        Ok(Left(match self {
-            Self::Privileged if has_suid(&stat.attr) => Some(mode & (SUID | SGID)),
-            // Sgid without group execution gives no rights: members of the group leave it.
-            Self::Ordinary { gid: own } if is_mark && acts_for_others() => {
-                Some(if own == gid { SGID } else { 0 })
-            }
-            // The host's kernel takes both.
-            Self::Privileged | Self::Ordinary { .. } => None,
-        }))
+        let Self::Ordinary { gid } = self else { return Ok(Left(None)) };
+        let attr = stat.attr;
+        // The host's kernel takes both, but for sgid without group execution: that gives no rights, and members of the group
+        // leave it.
+        if attr.mode & (SGID | GROUP_EXECUTES) != SGID || !acts_for_others() {
+            return Ok(Left(None));
+        }
+        let after = if attr.gid == gid { SGID } else { 0 };
+        Ok(Left(Some(Bits { before: attr.mode & (SUID | SGID), after })))
     }
 }
 
-/// The bits that a change must leave, where the host's kernel cannot know them.
+/// What a change must leave, where the host's kernel cannot know it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left(Option<u32>);
+pub(crate) struct Left(Option<Bits>);
+
+#[derive(Clone, Copy, Debug)]
+struct Bits {
+    before: u32,
+    after: u32,
+}
 
 impl Left {
-    /// Sets them after the change, also after one that failed: they may be gone before it does.
-    pub(crate) fn settle(self, shared: &Shared, fd: impl AsFd) -> io::Result<()> {
-        let Some(bits) = self.0 else { return Ok(()) };
+    /// Sets the bits after the change, also after one that failed and has taken them.
+    pub(crate) fn settle<T>(
+        self,
+        shared: &Shared,
+        fd: impl AsFd,
+        done: &io::Result<T>,
+    ) -> io::Result<()> {
+        let Some(Bits { before, after }) = self.0 else { return Ok(()) };
         let mode = Stat::of(&fd)?.attr.mode & 0o7777;
-        let settled = mode & !(SUID | SGID) | bits;
-        if mode == settled {
+        let bits = mode & (SUID | SGID);
+        if bits == after || (done.is_err() && bits == before) {
             return Ok(());
         }
-        keeping_suid(|| meta::chmod(shared.proc_fd(), fd, settled))
+        keeping_suid(|| meta::chmod(shared.proc_fd(), fd, mode & !(SUID | SGID) | after))
     }
 }

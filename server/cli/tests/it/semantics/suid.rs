@@ -1,8 +1,10 @@
 //! Suid and sgid: who keeps them, and what takes them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ftruncate};
 use rustix::io::Errno;
@@ -103,6 +105,33 @@ fn new_file(dir: &Path, owner: (u32, u32), mode: u32) -> PathBuf {
     chown(&file, Some(owner.0), Some(owner.1)).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
     file
+}
+
+#[test]
+fn a_privileged_change_does_not_take_them_for_a_moment() {
+    let served = Served::new(&["--cache", "never"]);
+    let path = new_file(served.mounted(), (1, STAFF), 0o6777);
+    let host = served.backing().join("file");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                seen.insert(mode_of(&host));
+            }
+            seen
+        });
+        let source = path.with_file_name("source");
+        fs::write(source, vec![2; 5000]).unwrap();
+        for (change, act) in CHANGES {
+            for _ in 0..20 {
+                act(&path).unwrap_or_else(|errno| panic!("{change}: {errno:?}"));
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(watcher.join().unwrap(), BTreeSet::from([0o6777]));
+    });
+    served.stop();
 }
 
 #[test]
