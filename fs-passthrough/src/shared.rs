@@ -311,3 +311,25 @@ impl Shared {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_forgotten_meanwhile_is_not_kept_open() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let shared = Shared::new(root.into(), Config::default()).unwrap();
+        let found = shared.find(shared.inodes.root(), c"sub").unwrap();
+        let nodeid = shared.enter(found).nodeid;
+        // As a request has it that another worker serves.
+        let sub = shared.inode(nodeid).unwrap();
+
+        shared.forget(nodeid, 1);
+
+        shared.path_fd(&sub).unwrap();
+        assert!(shared.dirs.get(nodeid).is_none());
+    }
+}
