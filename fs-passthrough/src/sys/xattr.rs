@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+use rustix::fs::{getxattr, getxattr_query, listxattr, listxattr_query};
+
 use super::{check, open::fd_name};
 
 /// The calls of Linux 6.13 that take a directory.
@@ -32,7 +34,10 @@ pub(crate) fn get(
     let mut args = Args { value: value.as_mut_ptr() as u64, size: len(value)?, flags: 0 };
     // SAFETY: `args` names the room of `value`.
     let result = unsafe { with_value(SYS_GETXATTRAT, proc_fd, &fd, name, &mut args) };
-    or_by_path(result, fd, |path| Ok(rustix::fs::getxattr(path, name, value)?))
+    or_by_path(result, fd, |path| {
+        let is_query = value.is_empty();
+        Ok(if is_query { getxattr_query(path, name) } else { getxattr(path, name, value) }?)
+    })
 }
 
 /// Sets an attribute.
@@ -66,7 +71,10 @@ pub(crate) fn list(proc_fd: impl AsFd, fd: impl AsFd, names: &mut [u8]) -> io::R
             names.len(),
         )
     };
-    or_by_path(check(result), fd, |path| Ok(rustix::fs::listxattr(path, names)?))
+    or_by_path(check(result), fd, |path| {
+        let is_query = names.is_empty();
+        Ok(if is_query { listxattr_query(path) } else { listxattr(path, names) }?)
+    })
 }
 
 /// Removes an attribute.
@@ -112,14 +120,15 @@ unsafe fn with_value(
     check(result)
 }
 
-/// On kernels without these calls, by the whole path of the descriptor's link.
+/// On kernels without these calls, by the whole path of the descriptor's link. Where a container's rules are older than the
+/// calls EPERM may mean the same; if it does not, it is the answer again.
 fn or_by_path<T>(
     result: io::Result<T>,
     fd: impl AsFd,
     by_path: impl FnOnce(&CStr) -> io::Result<T>,
 ) -> io::Result<T> {
     match result {
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
             let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
             by_path(&CString::new(path).expect("digits"))
         }

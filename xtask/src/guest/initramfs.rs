@@ -13,7 +13,7 @@ use crate::program;
 use crate::setup::guest::{Kernel, busybox};
 
 /// Below `kernel` in the modules' directory, each after what it needs.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_legacy_dev",
@@ -21,6 +21,7 @@ const MODULES: [&str; 7] = [
     "drivers/virtio/virtio_pci",
     "fs/fuse/fuse",
     "fs/fuse/virtiofs",
+    "drivers/block/loop",
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@ mod debian;
 mod exercise;
 mod fsx;
 mod image;
+mod mount;
 mod pjdfstest;
 mod queues;
 mod sharing;
@@ -24,7 +25,7 @@ use crate::tally::Tally;
 
 type Test = fn(&Lab) -> Result<()>;
 
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 8] = [
     ("files", files),
     ("the guest restarts", guest_restarts),
     ("the server restarts", server_restarts),
@@ -32,12 +33,14 @@ const TESTS: [(&str, Test); 7] = [
     ("fsx", fsx::run),
     ("a disk image", image::makes_a_filesystem),
     ("two guests count", sharing::two_guests_count),
+    ("a mount in the guest", mount::exercise),
 ];
 
 /// What takes longer, and what other packages are needed for.
-const FULL_TESTS: [(&str, Test); 2] = [
+const FULL_TESTS: [(&str, Test); 3] = [
     ("a Debian system in the share", debian::boots_from_the_share),
     ("two request queues", queues::two),
+    ("random operations on a mount in the guest", mount::property),
 ];
 
 pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
@@ -49,6 +52,10 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     }
     let outcome = pjdfstest::run(lab, tally);
     tally.count("pjdfstest", outcome);
+    if lab.full {
+        let outcome = mount::pjdfstest(lab, tally);
+        tally.count("pjdfstest on a mount in the guest", outcome);
+    }
     Ok(())
 }
 

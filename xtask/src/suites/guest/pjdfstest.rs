@@ -23,11 +23,11 @@ tests:x:1001:
 ";
 
 /// A terminal would get colours. A failed test makes the program fail too, but its outcome is in what it prints.
-const SCRIPT: &str = "
+pub(super) const SCRIPT: &str = "
 mkdir /dev/shm/second
 export PATH=/tools:$PATH
-pjdfstest -c /in-place.toml --path /mnt --secondary-fs /dev/shm/second | cat
-pjdfstest -c /remounting.toml --path /mnt --secondary-fs /dev/shm/second erofs | cat
+pjdfstest -c /in-place.toml --path PLACE --secondary-fs /dev/shm/second | cat
+pjdfstest -c /remounting.toml --path PLACE --secondary-fs /dev/shm/second erofs | cat
 ";
 
 pub(super) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
@@ -35,14 +35,14 @@ pub(super) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
     let expected = suite.on_native(lab)?;
     let dir = lab.directory()?;
     let server = Server::start(lab, dir.path(), &[])?;
-    let printed = guest(&suite)?.run(&server, SCRIPT, LIMIT)?;
+    let printed = guest(&suite)?.run(&server, &SCRIPT.replace("PLACE", "/mnt"), LIMIT)?;
     ensure!(printed.matches("Summary:").count() == 2, "pjdfstest did not end:\n{printed}");
     compare("guest", &expected, &parse(&printed), tally);
     server.stop()
 }
 
 /// `sleep` is copied and started by a test, which busybox would not survive.
-fn guest(suite: &Pjdfstest) -> Result<Guest> {
+pub(super) fn guest(suite: &Pjdfstest) -> Result<Guest> {
     let mount = installed("mount")?;
     let guest = Guest::default()
         .with_program(&suite.program)?

@@ -223,7 +223,7 @@ impl Side {
             }
             Op::GetXattr { at, name } => {
                 let mut value = vec![0; 65_536];
-                let probed = rustix::fs::lgetxattr(self.path(at), *name, &mut [0u8; 0][..])?;
+                let probed = rustix::fs::lgetxattr_query(self.path(at), *name)?;
                 let count = rustix::fs::lgetxattr(self.path(at), *name, &mut value[..])?;
                 let small = rustix::fs::lgetxattr(self.path(at), *name, &mut value[..1]);
                 return Ok(format!("{probed} {count} {small:?}"));

@@ -78,7 +78,7 @@ pub(crate) fn xattr_names(path: &Path) -> SysResult<BTreeMap<String, usize>> {
     let names = list[..count].split(|&byte| byte == 0).filter(|name| !name.is_empty());
     let mut sizes = BTreeMap::new();
     for name in names {
-        let size = rustix::fs::lgetxattr(path, name, &mut [0u8; 0][..]).unwrap_or(usize::MAX);
+        let size = rustix::fs::lgetxattr_query(path, name).unwrap_or(usize::MAX);
         sizes.insert(String::from_utf8_lossy(name).into_owned(), size);
     }
     Ok(sizes)
