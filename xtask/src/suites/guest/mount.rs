@@ -23,21 +23,24 @@ const CASES: &str = "24";
 
 /// A disk of the guest's own, and what serves a directory of it.
 const PREPARE: &str = "
-truncate -s 96M /dev/shm/disk && mkfs.ext4 -q -F /dev/shm/disk || exit
+truncate -s 96M /dev/shm/disk && mkfs.ext4 -q -F -b 4096 /dev/shm/disk || exit
 losetup /dev/loop0 /dev/shm/disk
 mkdir -p /disk /var/tmp && mount -t ext4 /dev/loop0 /disk || exit
 chmod 1777 /disk
+is_mounted() {
+    grep -q ' /point ' /proc/mounts
+}
 serve() {
     mkdir -p /disk/served /point
     fsrv serve --fuse /point --dir /disk/served \"$@\" 2>/fsrv.log & server=$!
-    until mountpoint -q /point; do
+    until is_mounted; do
         kill -0 $server || { cat /fsrv.log; exit 1; }
         usleep 20000
     done
 }
 stop() {
     kill $server && wait $server || { cat /fsrv.log; exit 1; }
-    ! mountpoint -q /point || exit
+    ! is_mounted || exit
 }
 ";
 
