@@ -31,6 +31,7 @@ pub(crate) fn run(lab: &Lab, tally: &mut Tally) -> Result<()> {
         Case::new("tar in and out", move |dir: &Path| tar(dir, &archive, &original)),
         Case::new("sqlite, WAL, two processes", sqlite),
         Case::new("cargo build", cargo),
+        Case::new("tar, git, sqlite of an ordinary user", ordinary),
     ];
     compare(lab, &lab.variants(), &cases, tally)
 }
@@ -162,6 +163,34 @@ fn sqlite(dir: &Path) -> Result<String> {
         bail!("expected {expected:?}, got {rows:?}");
     }
     Ok(format!("{mode}{rows}{integrity}"))
+}
+
+/// What a user without rights does in a directory of their own, and nobody else's.
+fn ordinary(dir: &Path) -> Result<String> {
+    const USER: u32 = 1000;
+    const SCRIPT: &str = "
+        set -e
+        umask 027
+        mkdir -p tree/sub again repository
+        for number in $(seq 200); do echo $number >tree/sub/$number; done
+        chmod 600 tree/sub/7 && chmod 2755 tree/sub && ln -s sub/8 tree/link && ln tree/sub/9 tree/hard
+        tar --create --file tree.tar --directory tree .
+        tar --extract --preserve-permissions --file tree.tar --directory again
+        diff --recursive tree again
+        git init --quiet repository && cp -a tree/. repository && cd repository
+        git add . && git -c user.name=user -c user.email=user@localhost commit --quiet --message one
+        git gc --quiet && git fsck --full --strict && git status --porcelain
+        cd ..
+        sqlite3 database 'PRAGMA journal_mode=WAL; CREATE TABLE numbers (number INTEGER);
+            INSERT INTO numbers VALUES (1), (2), (3); SELECT sum(number) FROM numbers; PRAGMA integrity_check;'
+        if touch ../another 2>/dev/null || chown 0 tree.tar 2>/dev/null; then echo more than allowed; fi
+        find . -name .git -prune -o -printf '%p %M %U:%G %n\\n' | sort
+    ";
+    std::os::unix::fs::chown(dir, Some(USER), Some(USER))?;
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups"]);
+    command.args(["sh", "-c", SCRIPT]).current_dir(dir).env("HOME", dir);
+    program::check(&mut command, LIMIT)
 }
 
 /// Builds a crate with a build script, runs it, and builds again: nothing may be stale then.
