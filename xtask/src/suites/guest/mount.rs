@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const LONG_LIMIT: Duration = Duration::from_secs(2400);
 
 /// How many cases each property test has: each takes some seconds here.
-const CASES: &str = "24";
+const CASES: &str = "16";
 
 /// A disk of the guest's own, and what serves a directory of it.
 const PREPARE: &str = "

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::TestCaseError;
 use proptest::test_runner::TestRunner;
@@ -30,18 +31,20 @@ struct Places<'a> {
 fn exercise(places: &Places) {
     rustix::process::umask(rustix::fs::Mode::from(0o022));
     let mut runner = TestRunner::new(seeds::cases(256));
-    let outcome = runner.run(&op::steps(), |steps| case(places, &steps));
+    let tick = side::tick(places.native).expect("a directory");
+    let outcome = runner.run(&op::steps(), |steps| case(places, tick, &steps));
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// One sequence, from two empty directories on.
-fn case(places: &Places, steps: &[Step]) -> Result<(), TestCaseError> {
+fn case(places: &Places, tick: Duration, steps: &[Step]) -> Result<(), TestCaseError> {
     let native = tempfile::Builder::new().permissions(open_to_all()).tempdir_in(places.native)?;
     let mounted = tempfile::Builder::new().permissions(open_to_all()).tempdir_in(places.mounted)?;
     let name = mounted.path().file_name().expect("a name");
     let backing = places.backing.join(name);
 
-    let (mut natively, mut on_mount) = (Side::new(native.path()), Side::new(mounted.path()));
+    let (mut natively, mut on_mount) =
+        (Side::new(native.path(), tick), Side::new(mounted.path(), tick));
     for (number, step) in op::prelude().iter().chain(steps).enumerate() {
         let (expected, got) = (natively.apply(step), on_mount.apply(step));
         if expected != got {

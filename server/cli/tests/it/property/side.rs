@@ -6,6 +6,8 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::fs::{
     Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat,
@@ -21,6 +23,8 @@ pub(crate) struct Side {
     open: [Option<OwnedFd>; SLOTS],
     /// Whether a file may have blocks that nobody wrote. Such a block is a hole or data as the page cache has it.
     preallocated: bool,
+    /// How long the clock of files stands still.
+    tick: Duration,
 }
 
 fn is_chown_of_nothing(op: &Op) -> bool {
@@ -28,8 +32,8 @@ fn is_chown_of_nothing(op: &Op) -> bool {
 }
 
 impl Side {
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.into(), open: Default::default(), preallocated: false }
+    pub(crate) fn new(root: &Path, tick: Duration) -> Self {
+        Self { root: root.into(), open: Default::default(), preallocated: false, tick }
     }
 
     /// Does one step, and says what a program sees of it: the answer, and which times changed.
@@ -40,6 +44,9 @@ impl Side {
             return "any".into();
         }
         let before = self.times(&step.op);
+        if !before.is_empty() {
+            sleep(self.tick);
+        }
         let answer = as_user(step.user, || self.perform(&step.op));
         let seen = match answer {
             Ok(seen) => seen,
@@ -251,6 +258,19 @@ impl Side {
         });
         open.chain(named).map(|stat| stat.ok().map(Times::of)).collect()
     }
+}
+
+/// How long two changes of a file in `dir` may have the same time. Since Linux 6.13 one that follows a look has another;
+/// before, the clock goes on with the kernel's ticks.
+pub(crate) fn tick(dir: &Path) -> Result<Duration> {
+    let file = dir.join("clock");
+    let changes = || {
+        fs::write(&file, "changed").map_err(errno)?;
+        rustix::fs::stat(&file).map(|stat| (stat.st_ctime, stat.st_ctime_nsec))
+    };
+    let is_fine = changes()? != changes()? && changes()? != changes()?;
+    fs::remove_file(&file).map_err(errno)?;
+    Ok(if is_fine { Duration::ZERO } else { Duration::from_millis(10) })
 }
 
 /// An inode, and when it changed.
