@@ -141,6 +141,10 @@ fn what_nothing_is_served_without_is_named_at_start() {
                 let said = fails(&["--vhost-user", &socket], &place.path().join("shared"));
                 assert!(said.contains(name) && said.contains("seccomp"), "{said}");
                 assert!(!place.path().join("socket").exists());
+                let mountpoint = directory();
+                let point = mountpoint.path().to_str().unwrap();
+                let said = fails(&["--fuse", point], &place.path().join("shared"));
+                assert!(said.contains(name) && said.contains("seccomp"), "{said}");
             });
         }
     }
