@@ -1,7 +1,7 @@
 //! What a request knows of its caller, and whether the caller still waits.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     ops::Deref,
     rc::Rc,
@@ -63,12 +63,16 @@ impl Context {
     /// # Errors
     /// ENOLCK when too many wait already.
     pub fn park(&self) -> Result<Parked> {
-        let parking = &self.parking;
-        if parking.parked.get() >= parking.limit {
-            return Err(Errno::ENOLCK);
-        }
-        parking.parked.set(parking.parked.get() + 1);
-        Ok(Parked(parking.clone()))
+        self.parking.take(None).ok_or(Errno::ENOLCK)
+    }
+
+    /// As [`Context::park`], before waiting for another machine or process, such as a network filesystem, which may never
+    /// answer. `whom` is a number for it: who waits for one of them leaves room for who waits for others.
+    ///
+    /// # Errors
+    /// EIO when too many wait for it already.
+    pub fn park_for(&self, whom: u64) -> Result<Parked> {
+        self.parking.take(Some(whom)).ok_or(Errno::EIO)
     }
 }
 
@@ -87,7 +91,7 @@ impl Context {
             pid: 0,
             group: None,
             flight: InFlight(flight.clone()),
-            parking: Rc::new(Parking { parked: Cell::new(0), limit: 4 }),
+            parking: Parking::new(4, 16),
         };
         (context, move || {
             flight.interrupt(unique);
@@ -95,20 +99,83 @@ impl Context {
     }
 }
 
-/// A request that waits for a client; see [`Context::park`].
+/// A request that waits for a client, or for another machine or process; see [`Context::park`] and
+/// [`Context::park_for`].
 #[must_use]
-pub struct Parked(Rc<Parking>);
+pub struct Parked {
+    parking: Rc<Parking>,
+    whom: Option<u64>,
+}
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        self.0.parked.set(self.0.parked.get() - 1);
+        self.parking.give_back(self.whom);
     }
 }
 
-/// How many requests of one worker wait for a client.
+/// How many requests of one worker wait outside of those that it bounds for its own sake.
 pub(crate) struct Parking {
-    pub(crate) parked: Cell<usize>,
-    pub(crate) limit: usize,
+    for_clients: Cell<usize>,
+    for_others: Cell<usize>,
+    /// Whom those wait for, and how many each.
+    others: RefCell<Vec<(u64, usize)>>,
+    for_clients_max: usize,
+    for_others_max: usize,
+}
+
+impl Parking {
+    /// For a worker with `depth` requests in flight and `waiters` beside them.
+    pub(crate) fn new(waiters: usize, depth: usize) -> Rc<Self> {
+        Rc::new(Self {
+            for_clients: Cell::new(0),
+            for_others: Cell::new(0),
+            others: RefCell::default(),
+            for_clients_max: waiters,
+            for_others_max: depth / 4 + waiters / 2,
+        })
+    }
+
+    /// How many requests wait.
+    pub(crate) fn parked(&self) -> usize {
+        self.for_clients.get() + self.for_others.get()
+    }
+
+    /// One more, for a client or for `whom`. `None` when that are too many.
+    fn take(self: &Rc<Self>, whom: Option<u64>) -> Option<Parked> {
+        let (count, max) = match whom {
+            None => (&self.for_clients, self.for_clients_max),
+            Some(_) => (&self.for_others, self.for_others_max),
+        };
+        let free = max.saturating_sub(count.get());
+        if free == 0 {
+            return None;
+        }
+        if let Some(whom) = whom {
+            let mut others = self.others.borrow_mut();
+            match others.iter_mut().find(|(other, _)| *other == whom) {
+                // Each leaves as much as it has: one that hangs is not the end of the others.
+                Some((_, mine)) if *mine >= free => return None,
+                Some((_, mine)) => *mine += 1,
+                None => others.push((whom, 1)),
+            }
+        }
+        count.set(count.get() + 1);
+        Some(Parked { parking: self.clone(), whom })
+    }
+
+    fn give_back(&self, whom: Option<u64>) {
+        let Some(whom) = whom else {
+            return self.for_clients.set(self.for_clients.get() - 1);
+        };
+        self.for_others.set(self.for_others.get() - 1);
+        let mut others = self.others.borrow_mut();
+        if let Some(index) = others.iter().position(|(other, _)| *other == whom) {
+            others[index].1 -= 1;
+            if others[index].1 == 0 {
+                others.swap_remove(index);
+            }
+        }
+    }
 }
 
 /// The place of one request in flight, as other threads see it.
@@ -194,5 +261,27 @@ impl Flight {
     pub(crate) fn is_interrupted(&self, unique: u64) -> bool {
         let interrupted = self.interrupted.load(Ordering::Acquire);
         (interrupted == unique && unique != 0) || self.ended.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_wait_for_one_leave_room_for_the_next_and_for_clients() {
+        let parking = Parking::new(40, 48);
+        let fill = |whom| std::iter::from_fn(|| parking.take(whom)).collect::<Vec<_>>();
+        // 48 / 4 + 40 / 2 in all.
+        let first = fill(Some(1));
+        assert_eq!(first.len(), 16);
+        let second = fill(Some(2));
+        assert_eq!(second.len(), 8);
+        assert_eq!(fill(None).len(), 40);
+        assert_eq!(parking.parked(), 24);
+        drop(first);
+        assert_eq!(parking.others.borrow()[..], [(2, 8)]);
+        drop(second);
+        assert_eq!((parking.parked(), parking.others.borrow().len()), (0, 0));
     }
 }

@@ -32,7 +32,7 @@ pub async fn serve<T: Transport, F: FileSystem>(
     mut transport: T,
     session: &Session<F>,
 ) -> io::Result<()> {
-    let local = session.enter(transport.notifier(), transport.waiters());
+    let local = session.enter(transport.notifier(), transport.depth(), transport.waiters());
     run(&mut transport, session, &local).await
 }
 
@@ -59,7 +59,7 @@ async fn run<T: Transport, F: FileSystem>(
             budget = BUDGET;
             parker.breathe().await?;
         }
-        let is_full = slots.len() - local.parking.parked.get().min(slots.len()) >= depth;
+        let is_full = slots.len() - local.parking.parked().min(slots.len()) >= depth;
         tokio::select! {
             biased;
             message = transport.recv(), if !is_full && ended.is_none() => match message {

@@ -6,7 +6,7 @@ mod reset;
 mod unanswered;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     ops::Deref,
     pin::pin,
     rc::Rc,
@@ -39,8 +39,8 @@ use panics::{Caught, caught};
 use reset::Reset;
 use unanswered::Unanswered;
 
-/// The most requests that may wait for a client on one worker.
-const PARKED_MAX: usize = 1024;
+/// The most requests that may wait for a client on one worker; half as many may wait for other machines.
+const PARKED_MAX: usize = 2048;
 
 /// The most bytes of arguments, data not counted: the largest attribute with its name, and more
 /// than any other request has.
@@ -184,10 +184,11 @@ impl<F: FileSystem> Session<F> {
 
     /// Adds the calling thread to those that serve this session.
     ///
-    /// At most `waiters` of its requests may wait for another client at once.
+    /// It has `depth` requests in flight at most, and `waiters` more may wait for another client.
     pub(crate) fn enter(
         &self,
         notifier: Option<Arc<dyn Notifier>>,
+        depth: usize,
         waiters: usize,
     ) -> Entered<'_, F> {
         let shared = Arc::new(Worker {
@@ -200,7 +201,7 @@ impl<F: FileSystem> Session<F> {
         let local = Rc::new(Local {
             shared,
             notifier,
-            parking: Rc::new(Parking { parked: Cell::new(0), limit: PARKED_MAX.min(waiters) }),
+            parking: Parking::new(PARKED_MAX.min(waiters), depth),
             args: RefCell::default(),
         });
         Entered { session: self, local }

@@ -31,6 +31,11 @@ impl DirBuf {
         self.0.is_empty()
     }
 
+    /// Whether the entries lie in memory of the client, which must not be answered as long as they may be written.
+    pub fn is_in_client(&self) -> bool {
+        self.0.is_in_client()
+    }
+
     pub(crate) fn finish(self) -> Filled {
         self.0.finish()
     }
@@ -77,6 +82,16 @@ impl DirPlusBuf {
     /// Whether there is no entry yet.
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
+    }
+
+    /// The nodes that were looked up: each is a lookup to take back when this is not the reply after all.
+    pub fn granted(&self) -> &[NodeId] {
+        &self.granted
+    }
+
+    /// Whether the entries lie in memory of the client, which must not be answered as long as they may be written.
+    pub fn is_in_client(&self) -> bool {
+        self.out.is_in_client()
     }
 
     pub(crate) fn finish(self) -> (Filled, Vec<NodeId>) {

@@ -55,6 +55,11 @@ impl InBuf {
         self.len() == 0
     }
 
+    /// Whether the bytes lie in memory of the client, a virtual machine, which takes it back with the answer.
+    pub fn is_in_client(&self) -> bool {
+        matches!(self.memory, Source::Guest(..))
+    }
+
     /// Copies the first `into.len()` bytes out and consumes them.
     ///
     /// # Errors
@@ -182,6 +187,11 @@ impl OutBuf {
     /// Whether nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.filled == 0
+    }
+
+    /// Whether the room is in memory of the client, a virtual machine, which takes it back with the answer.
+    pub fn is_in_client(&self) -> bool {
+        matches!(self.room, Room::Guest { .. })
     }
 
     /// Lowers the limit to `len` bytes in all; it is never raised.
