@@ -42,7 +42,7 @@ pub(crate) fn main(args: Serve) -> ExitCode {
         }
     };
     // A thread may still wait for something that never comes, so nothing is joined.
-    std::process::exit(code)
+    fsrv_transport::io::exit(code)
 }
 
 /// The most workers unless more are asked for. Every request of a mount wakes each of them: on a machine

@@ -10,7 +10,7 @@ use io_uring::{opcode, types};
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fcntl_getfl, statx};
 
 use super::{
-    Closed, Closer, Cost, Pool,
+    Closed, Closer, Cost, Pool, close_remote,
     closer::is_no_room,
     engine::{self, Engine},
     ring,
@@ -184,7 +184,7 @@ impl AsRawFd for File {
 impl Drop for State {
     fn drop(&mut self) {
         if let (Some(fd), Some(pool)) = (self.fd.take(), &self.only_on) {
-            pool.later(move || drop(fd));
+            pool.later(move || close_remote(fd));
         }
     }
 }

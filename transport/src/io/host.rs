@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::PathBuf,
@@ -94,6 +94,13 @@ impl Kind {
             _ => Self::Local,
         }
     }
+}
+
+/// Closes a file of another machine or process. It is asked something else first: what waits for that ends with the
+/// process, while the kernel lets nothing end a FUSE filesystem's last word on a file (FUSE_FLUSH).
+pub fn close_remote(file: OwnedFd) {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let _ = statx(&file, c"", flags, StatxFlags::BASIC_STATS);
 }
 
 /// STATX_MNT_ID_UNIQUE of Linux 6.8, which has `statmount(2)` too.

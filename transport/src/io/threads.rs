@@ -93,7 +93,7 @@ impl Pool {
 
     /// Makes `call` on one of the threads, and tells nobody of its end. Without a thread, it is made here by a pool that
     /// may do so; by others when there is one.
-    pub(super) fn later(&self, call: impl FnOnce() + Send + 'static) {
+    pub fn later(&self, call: impl FnOnce() + Send + 'static) {
         self.0.later(call);
     }
 }
