@@ -16,6 +16,7 @@ use fsrv_transport::{io as file_io, mem::Filled};
 use crate::{
     config::{CachePolicy, Config},
     inode::Inode,
+    mount::Mount,
     mutex::lock,
     ops::{attr, create, data, dir, ioctl, lock, lookup, name, open, space, xattr},
     prune::Pruner,
@@ -46,11 +47,45 @@ impl Passthrough {
         inode: &Inode,
         call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.run_on(cx, &inode.mount, call).await
+    }
+
+    /// As [`Passthrough::run`], for what asks `mount`, which is charged for it. What it asks besides is local.
+    ///
+    /// # Errors
+    /// Of a remote mount also those of [`crate::remote::Remote::run`].
+    pub(crate) async fn run_on<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        mount: &Arc<Mount>,
+        call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run_with(cx, mount, Memory::Ours, call).await
+    }
+
+    /// As [`Passthrough::run_on`], for a call that has a reply's memory in its hands.
+    pub(crate) async fn run_with<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        mount: &Arc<Mount>,
+        memory: Memory,
+        call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let shared = self.0.clone();
-        let cost = inode.mount.cost(cx.opcode);
-        let _place = if cost.is_quick() { None } else { self.0.descriptors.for_call().await };
-        let done = file_io::run(cost, move || call(&shared)).await;
-        Ok(done.map_err(Errno::from)??)
+        let Some(remote) = mount.remote() else {
+            let cost = mount.cost(cx.opcode);
+            let _place = if cost.is_quick() { None } else { self.0.descriptors.for_call().await };
+            let done = file_io::run(cost, move || call(&shared)).await;
+            return Ok(done.map_err(Errno::from)??);
+        };
+        // As long as a thread waits for it, it is the same mount to those who come later.
+        let held = mount.clone();
+        let call = move || {
+            let result = call(&shared);
+            drop(held);
+            result
+        };
+        Box::pin(remote.run(cx, memory, call)).await
     }
 
     /// As [`Passthrough::run`], for a call that may need room on the host. Where there is none, it waits for what is
@@ -79,9 +114,11 @@ impl Passthrough {
         match done {
             Err(error)
                 if file_io::is_no_room(&error)
+                    && !inode.mount.is_remote()
                     && self.0.descriptors.closer().has_freed_since(before).await =>
             {
-                let again = self.run_long(move |shared| Ok((call(shared), call))).await?;
+                let again = move |shared: &Shared| Ok((call(shared), call));
+                let again = self.run_long(cx, inode, again).await?;
                 Ok((again.0.map_err(Errno::from), again.1))
             }
             done => Ok((done.map_err(Errno::from), call)),
@@ -91,8 +128,13 @@ impl Passthrough {
     /// As [`Passthrough::run`], for a call that is known to wait long.
     pub(crate) async fn run_long<T: Send + 'static>(
         &self,
+        cx: &Context,
+        inode: &Inode,
         call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
+        if inode.mount.is_remote() {
+            return self.run(cx, inode, call).await;
+        }
         let shared = self.0.clone();
         let _place = self.0.descriptors.for_call().await;
         let done = file_io::on_pool(move || call(&shared)).await;
@@ -108,6 +150,21 @@ impl Passthrough {
         let _place = self.0.descriptors.for_call().await;
         let done = file_io::aside(move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
+    }
+}
+
+/// Whose memory a call reads or fills.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Memory {
+    /// This process's.
+    Ours,
+    /// A virtual machine's, which takes it back with the answer.
+    Client,
+}
+
+impl Memory {
+    pub(crate) fn of(is_in_client: bool) -> Self {
+        if is_in_client { Self::Client } else { Self::Ours }
     }
 }
 
@@ -227,24 +284,24 @@ impl FileSystem for Passthrough {
         open::release(self, op).await
     }
 
-    async fn flush(&self, _: &Context, op: Flush) -> Result<()> {
-        open::flush(self, op)
+    async fn flush(&self, cx: &Context, op: Flush) -> Result<()> {
+        open::flush(self, cx, op).await
     }
 
-    async fn read(&self, _: &Context, op: Read) -> Result<Filled> {
-        data::read(self, op).await
+    async fn read(&self, cx: &Context, op: Read) -> Result<Filled> {
+        data::read(self, cx, op).await
     }
 
     async fn write(&self, cx: &Context, op: Write) -> Result<u32> {
         data::write(self, cx, op).await
     }
 
-    async fn fsync(&self, _: &Context, op: Fsync) -> Result<()> {
-        data::fsync(self, op.nodeid, op.fh, op.data_only).await
+    async fn fsync(&self, cx: &Context, op: Fsync) -> Result<()> {
+        data::fsync(self, cx, (op.nodeid, op.fh), op.data_only).await
     }
 
-    async fn fsyncdir(&self, _: &Context, op: FsyncDir) -> Result<()> {
-        data::fsync(self, op.nodeid, op.fh, op.data_only).await
+    async fn fsyncdir(&self, cx: &Context, op: FsyncDir) -> Result<()> {
+        data::fsync(self, cx, (op.nodeid, op.fh), op.data_only).await
     }
 
     async fn fallocate(&self, cx: &Context, op: Fallocate) -> Result<()> {
@@ -299,8 +356,8 @@ impl FileSystem for Passthrough {
         dir::releasedir(self, op)
     }
 
-    async fn getlk(&self, _: &Context, op: GetLk) -> Result<FileLock> {
-        lock::getlk(self, op)
+    async fn getlk(&self, cx: &Context, op: GetLk) -> Result<FileLock> {
+        lock::getlk(self, cx, op).await
     }
 
     async fn setlk(&self, cx: &Context, op: SetLk) -> Result<()> {

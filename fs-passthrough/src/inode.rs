@@ -26,8 +26,8 @@ pub(crate) struct Inode {
     pub(crate) mount: Arc<Mount>,
     identity: Identity,
     pub(crate) generation: u64,
-    /// The inode number and device, by which one held by a descriptor is found.
-    ino: u64,
+    /// [`Found::number`] and the device, by which one held by a descriptor is found.
+    number: u64,
     dev: u32,
     /// The bits of the mode that are the file type.
     kind: u32,
@@ -45,8 +45,8 @@ pub(crate) struct Inode {
 enum Identity {
     /// Nothing pins it: by its handle.
     Handle(FileHandle),
-    /// By an O_PATH descriptor, which pins it.
-    Fd(Held),
+    /// By an O_PATH descriptor, which pins it. It is taken only to close it.
+    Fd(Option<Held>),
     /// The root: by the descriptor that it was given as, and known by its handle as well.
     Root(OwnedFd, FileHandle),
 }
@@ -57,11 +57,23 @@ pub(crate) struct Found {
     pub(crate) stat: Stat,
     pub(crate) mount: Arc<Mount>,
     pub(crate) handle: Option<FileHandle>,
+    /// The attributes are what the host's kernel happens to know.
+    pub(crate) is_stale: bool,
+}
+
+impl Found {
+    /// What tells it from other files of its mount and device: the inode number. That of the root of a remote mount changes
+    /// when its filesystem is first asked, and is taken for 0.
+    fn number(&self) -> u64 {
+        let is_known_late = self.mount.is_remote() && self.stat.is_mount_root();
+        if is_known_late { 0 } else { self.stat.attr.ino }
+    }
 }
 
 impl Inode {
     fn new(nodeid: NodeId, found: Found, lookups: u64, descriptors: &Arc<Descriptors>) -> Self {
-        let Found { fd, stat, mount, handle } = found;
+        let number = found.number();
+        let Found { fd, stat, mount, handle, .. } = found;
         let generation = match &handle {
             Some(handle) => handle.generation(),
             // The time of creation tells two lives of one inode number apart as well.
@@ -73,12 +85,12 @@ impl Inode {
             nodeid,
             mount,
             identity: match handle {
-                None => Identity::Fd(Held::new(fd, descriptors.take_anyway(Share::Known))),
+                None => Identity::Fd(Some(Held::new(fd, descriptors.take_anyway(Share::Known)))),
                 Some(handle) if nodeid == NodeId::ROOT => Identity::Root(fd, handle),
                 Some(handle) => Identity::Handle(handle),
             },
             generation,
-            ino: stat.attr.ino,
+            number,
             dev: stat.dev,
             kind: stat.attr.file_type(),
             lookups: AtomicU64::new(lookups),
@@ -86,11 +98,6 @@ impl Inode {
             has_suid: AtomicBool::new(false),
             writers: AtomicU64::new(0),
         }
-    }
-
-    /// The inode number on the host.
-    pub(crate) fn ino(&self) -> u64 {
-        self.ino
     }
 
     pub(crate) fn is_dir(&self) -> bool {
@@ -109,7 +116,7 @@ impl Inode {
     /// Its own O_PATH descriptor, if it has one.
     pub(crate) fn own_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.identity {
-            Identity::Fd(fd) => Some(fd.as_fd()),
+            Identity::Fd(fd) => fd.as_ref().map(|fd| fd.as_fd()),
             Identity::Root(fd, _) => Some(fd.as_fd()),
             Identity::Handle(_) => None,
         }
@@ -137,7 +144,7 @@ impl Inode {
     /// Notes how many blocks of 512 bytes it has: a large one is not closed in passing.
     pub(crate) fn saw_blocks(&self, blocks: u64) {
         // Closing on a remote mount waits for that, whatever the size.
-        if let Identity::Fd(fd) = &self.identity
+        if let Identity::Fd(Some(fd)) = &self.identity
             && !self.mount.is_remote()
         {
             fd.saw_blocks(blocks);
@@ -181,10 +188,22 @@ impl Inode {
                     known == handle
                 }
                 (Identity::Fd(_), None) => {
-                    (self.ino, self.dev) == (found.stat.attr.ino, found.stat.dev)
+                    (self.number, self.dev) == (found.number(), found.stat.dev)
                 }
                 _ => false,
             }
+    }
+}
+
+impl Drop for Inode {
+    /// The last descriptor of a file of another machine may have something to tell it.
+    fn drop(&mut self) {
+        if let Identity::Fd(fd) = &mut self.identity
+            && !self.mount.is_open_to_all()
+            && let (Some(fd), Some(remote)) = (fd.take(), self.mount.remote())
+        {
+            remote.later(move || drop(fd));
+        }
     }
 }
 
@@ -200,6 +219,8 @@ pub(crate) struct Inodes {
     by_file: [Mutex<HashTable<Arc<Inode>>>; SHARDS],
     by_id: [Mutex<HashTable<Arc<Inode>>>; SHARDS],
     root: Arc<Inode>,
+    /// The inode number of the root on the host.
+    root_ino: u64,
     next: AtomicU64,
     forgotten: Mutex<Forgotten>,
     descriptors: Arc<Descriptors>,
@@ -216,6 +237,7 @@ struct Forgotten {
 impl Inodes {
     pub(crate) fn new(root: Found, descriptors: Arc<Descriptors>) -> Self {
         let inodes = Self {
+            root_ino: root.stat.attr.ino,
             hasher: RandomState::new(),
             by_file: Default::default(),
             by_id: Default::default(),
@@ -230,6 +252,11 @@ impl Inodes {
 
     pub(crate) fn root(&self) -> &Arc<Inode> {
         &self.root
+    }
+
+    /// The inode number of the root on the host.
+    pub(crate) fn root_ino(&self) -> u64 {
+        self.root_ino
     }
 
     /// The file that the client calls `nodeid`.
@@ -303,6 +330,16 @@ impl Inodes {
         true
     }
 
+    /// The mount of a file that the client has forgotten and asks for again.
+    ///
+    /// # Errors
+    /// ESTALE when it is not remembered.
+    pub(crate) fn forgotten_mount(&self, nodeid: NodeId) -> io::Result<Arc<Mount>> {
+        let forgotten = lock(&self.forgotten);
+        let known = forgotten.files.get(&nodeid).map(|(mount, _)| mount.clone());
+        known.ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+
     /// A file that the client has forgotten and asks for again, opened by O_PATH.
     pub(crate) fn reopen_forgotten(&self, nodeid: NodeId) -> io::Result<OwnedFd> {
         let forgotten = lock(&self.forgotten).files.get(&nodeid).cloned();
@@ -374,7 +411,7 @@ impl Inodes {
     fn hash_file(&self, found: &Found) -> u64 {
         match &found.handle {
             Some(handle) => self.hasher.hash_one((found.mount.id, handle)),
-            None => self.hasher.hash_one((found.mount.id, found.stat.attr.ino, found.stat.dev)),
+            None => self.hasher.hash_one((found.mount.id, found.number(), found.stat.dev)),
         }
     }
 
@@ -383,7 +420,7 @@ impl Inodes {
             Identity::Handle(handle) | Identity::Root(_, handle) => {
                 self.hasher.hash_one((inode.mount.id, handle))
             }
-            Identity::Fd(_) => self.hasher.hash_one((inode.mount.id, inode.ino, inode.dev)),
+            Identity::Fd(_) => self.hasher.hash_one((inode.mount.id, inode.number, inode.dev)),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Each worker that serves a [`Passthrough`] runs [`prepare_worker`] first.
 
 mod config;
+mod crossings;
 mod descriptors;
 mod dircache;
 mod filesystem;
@@ -19,6 +20,7 @@ mod mount;
 mod mutex;
 mod ops;
 mod prune;
+mod remote;
 mod removed;
 mod reserve;
 mod shared;

@@ -4,16 +4,17 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
 use fsrv::op::Opcode;
-use fsrv_transport::io::{Cost, may_wait};
+use fsrv_transport::io::{Cost, HostMount};
 use rustix::fs::OFlags;
 
 use crate::{
     config::InodeFileHandles,
     mutex::lock,
+    remote::Remote,
     reserve::Reserve,
     sys::{handle::FileHandle, open, stat::Stat},
 };
@@ -23,10 +24,12 @@ pub(crate) struct Mount {
     /// The kernel's unique number.
     pub(crate) id: u64,
     /// An open directory of it, by which handles are opened; `None` where files are held by
-    /// descriptors.
-    by_handle: Option<OwnedFd>,
-    /// A call may wait for another machine or process.
-    is_remote: bool,
+    /// descriptors. It is found out when the first file is looked at, because that asks the filesystem.
+    by_handle: OnceLock<Option<OwnedFd>>,
+    /// What is waited for, where calls may wait for another machine or process.
+    remote: Option<Remote>,
+    /// Whether going to its root asks nobody.
+    is_open_to_all: bool,
     pub(crate) reserve: Reserve,
     costs: [Arc<Cost>; OPERATIONS],
 }
@@ -38,7 +41,16 @@ const OPERATIONS: usize = 64;
 const LONG: [Opcode; 2] = [Opcode::SyncFs, Opcode::CopyFileRange];
 
 impl Mount {
-    fn new(id: u64, by_handle: Option<OwnedFd>, is_remote: bool, reserve: Reserve) -> Self {
+    fn new(id: u64, fd: impl AsFd, handles: InodeFileHandles) -> Self {
+        let host = HostMount::of(&fd);
+        let is_remote = host.may_wait();
+        let by_handle = OnceLock::new();
+        // A FUSE server may know a file by its handle only as long as the kernel has it cached.
+        if handles == InodeFileHandles::Never
+            || handles == InodeFileHandles::Prefer && host.is_fuse()
+        {
+            let _was_empty = by_handle.set(None);
+        }
         let costs = std::array::from_fn(|code| {
             let is = |opcode: Opcode| opcode as usize == code;
             Arc::new(if is_remote || LONG.into_iter().any(is) {
@@ -49,17 +61,36 @@ impl Mount {
                 Cost::quick()
             })
         });
-        Self { id, by_handle, is_remote, reserve, costs }
+        let reserve = if is_remote { Reserve::none() } else { Reserve::of(&fd) };
+        let remote = is_remote.then(|| Remote::new(host.point().cloned()));
+        // The kernel asks network filesystems whether a root is still what it was.
+        let is_open_to_all = !is_remote || host.is_fuse();
+        Self { id, by_handle, remote, is_open_to_all, reserve, costs }
     }
 
     /// Whether a call may wait for another machine or process.
     pub(crate) fn is_remote(&self) -> bool {
-        self.is_remote
+        self.remote.is_some()
+    }
+
+    /// What calls wait for, where they may wait for another machine or process.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+
+    /// Whether going to its root asks nobody.
+    pub(crate) fn is_open_to_all(&self) -> bool {
+        self.is_open_to_all
+    }
+
+    /// Whether [`Mount::handle_of`] asks nobody.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.by_handle.get().is_some()
     }
 
     /// Whether files of this mount are held by handles.
     pub(crate) fn has_handles(&self) -> bool {
-        self.by_handle.is_some()
+        matches!(self.by_handle.get(), Some(Some(_)))
     }
 
     /// What `opcode` costs here.
@@ -69,13 +100,14 @@ impl Mount {
 
     /// Opens a file of this mount by its handle.
     pub(crate) fn open(&self, handle: &FileHandle, flags: OFlags) -> io::Result<OwnedFd> {
-        let Some(fd) = &self.by_handle else { return Err(stale()) };
+        let Some(Some(fd)) = self.by_handle.get() else { return Err(stale()) };
         open::by_handle(fd, handle, flags)
     }
 
     /// The handle of `fd`, where files of this mount are held so.
-    pub(crate) fn handle_of(&self, fd: impl AsFd) -> Option<FileHandle> {
-        self.by_handle.as_ref().and_then(|_| FileHandle::of(fd).ok())
+    pub(crate) fn handle_of(&self, fd: impl AsFd, stat: &Stat) -> Option<FileHandle> {
+        let by_handle = self.by_handle.get_or_init(|| by_handle(&fd, stat).ok());
+        by_handle.as_ref().and_then(|_| FileHandle::of(fd).ok())
     }
 }
 
@@ -90,27 +122,26 @@ impl Mounts {
         Self { handles, known: Mutex::default() }
     }
 
-    /// The mount of the file `stat` is of, which `fd` refers to. `near` is a likely one.
-    pub(crate) fn of(&self, fd: impl AsFd, stat: &Stat, near: Option<&Arc<Mount>>) -> Arc<Mount> {
-        if let Some(near) = near.filter(|near| near.id == stat.mount) {
+    /// The mount of number `id`, which `fd` is on. `near` is a likely one. Nobody is asked.
+    pub(crate) fn of(&self, fd: impl AsFd, id: u64, near: Option<&Arc<Mount>>) -> Arc<Mount> {
+        if let Some(near) = near.filter(|near| near.id == id) {
             return near.clone();
         }
-        let mut known = lock(&self.known);
-        if let Some(mount) = known.get(&stat.mount).and_then(Weak::upgrade) {
+        if let Some(mount) = self.known(id) {
             return mount;
         }
-        let by_handle = match self.handles {
-            InodeFileHandles::Never => None,
-            // A FUSE server may know a file by its handle only as long as the kernel has it cached.
-            InodeFileHandles::Prefer if is_fuse(&fd) => None,
-            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => by_handle(&fd, stat).ok(),
-        };
-        let is_remote = may_wait(&fd);
-        let reserve = if is_remote { Reserve::none() } else { Reserve::of(&fd) };
-        let mount = Arc::new(Mount::new(stat.mount, by_handle, is_remote, reserve));
+        let mount = Arc::new(Mount::new(id, &fd, self.handles));
+        let mut known = lock(&self.known);
+        if let Some(mount) = known.get(&id).and_then(Weak::upgrade) {
+            return mount;
+        }
         known.retain(|_, mount| mount.strong_count() > 0);
-        known.insert(stat.mount, Arc::downgrade(&mount));
+        known.insert(id, Arc::downgrade(&mount));
         mount
+    }
+
+    fn known(&self, id: u64) -> Option<Arc<Mount>> {
+        lock(&self.known).get(&id).and_then(Weak::upgrade)
     }
 }
 
@@ -126,12 +157,6 @@ pub(crate) fn by_handle(fd: impl AsFd, stat: &Stat) -> io::Result<OwnedFd> {
     let mount = rustix::fs::openat(&fd, c".", flags, rustix::fs::Mode::empty())?;
     FileHandle::of(&fd)?.open(&mount, OFlags::PATH)?;
     Ok(mount)
-}
-
-fn is_fuse(fd: impl AsFd) -> bool {
-    const FUSE: u64 = 0x6573_5546;
-    // One that does not tell is a FUSE server without statfs.
-    rustix::fs::fstatfs(fd).map_or(true, |stat| stat.f_type as u64 == FUSE)
 }
 
 fn stale() -> io::Error {

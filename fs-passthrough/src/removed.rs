@@ -63,10 +63,10 @@ impl Shared {
             return Some(Leaving::default());
         }
         // The space of a large file is better free than the file known to a bare O_PATH.
-        if is_large(attr.blocks) {
+        if is_large(attr.blocks) && !dir.mount.is_remote() {
             return self.leaving_large(found.fd, attr.blocks);
         }
-        let nodeid = self.inodes.unpinned(&found);
+        let nodeid = self.inodes.unpinned(&found).filter(|_| dir.mount.is_open_to_all());
         Some(Leaving { known: nodeid.map(|nodeid| (nodeid, found.fd)), large: None })
     }
 

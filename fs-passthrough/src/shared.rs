@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
 };
 
 use fsrv::{Attr, Attributes, Entry, Errno, Fh, NodeId, Result};
@@ -12,6 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
     config::{Config, InodeFileHandles, Timeouts},
+    crossings::Crossings,
     descriptors::{Descriptors, Held, Share, Slot},
     dircache::DirCache,
     handle::{Handle, Handles},
@@ -20,6 +22,7 @@ use crate::{
     mount::{self, Mount, Mounts},
     mutex::lock,
     prune::Pruner,
+    remote::Remote,
     removed::Removed,
     suid::has_suid,
     sys::{open, required, stat::Stat},
@@ -58,9 +61,12 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) timeouts: Timeouts,
     pub(crate) mounts: Mounts,
+    pub(crate) crossings: Crossings,
+    /// What is behind mount points that were not met yet.
+    pub(crate) unknown: Remote,
     pub(crate) inodes: Inodes,
     pub(crate) handles: Handles,
-    pub(crate) locks: LockTable,
+    pub(crate) locks: Arc<LockTable>,
     /// Of the client that is there now.
     pub(crate) pruner: Mutex<Option<Pruner>>,
     /// The client may ask for files that it has forgotten.
@@ -69,6 +75,20 @@ pub(crate) struct Shared {
     pub(crate) removed: Removed,
     pub(crate) descriptors: Arc<Descriptors>,
     proc_fd: OwnedFd,
+}
+
+/// What is mounted at a mount point, as the kernel knows it.
+pub(crate) struct Crossed {
+    fd: OwnedFd,
+    stat: Stat,
+    pub(crate) mount: Arc<Mount>,
+}
+
+/// Whether attributes are those of the filesystem, or what the kernel remembers of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
 }
 
 /// An O_PATH descriptor of a known file.
@@ -103,17 +123,19 @@ impl Shared {
             mount::by_handle(&root, &stat).map_err(SetupError::NoFileHandles)?;
         }
         let mounts = Mounts::new(config.inode_file_handles);
-        let mount = mounts.of(&root, &stat, None);
-        let handle = mount.handle_of(&root);
-        let found = Found { fd: root, stat, mount, handle };
+        let mount = mounts.of(&root, stat.mount, None);
+        let handle = mount.handle_of(&root, &stat);
+        let found = Found { fd: root, stat, mount, handle, is_stale: false };
         let has_dirs = config.inode_file_handles != InodeFileHandles::Never;
         let descriptors = Descriptors::new(config.max_descriptors, has_dirs);
         Ok(Self {
             timeouts: config.timeouts(),
             mounts,
+            crossings: Crossings::default(),
+            unknown: Remote::new(None),
             inodes: Inodes::new(found, descriptors.clone()),
             handles: Handles::default(),
-            locks: LockTable::new(),
+            locks: Arc::new(LockTable::new()),
             pruner: Mutex::default(),
             is_exported: AtomicBool::new(false),
             dirs: DirCache::new(descriptors.dirs()),
@@ -149,7 +171,8 @@ impl Shared {
             return Ok(PathFd::Cached(fd));
         }
         match inode.open_by_handle(OFlags::PATH) {
-            Ok(fd) if inode.is_dir() => {
+            // What is cached is closed by a worker, and that of another machine is not.
+            Ok(fd) if inode.is_dir() && inode.mount.is_open_to_all() => {
                 let fd = Arc::new(fd);
                 self.dirs.insert(inode.nodeid, fd.clone());
                 if self.inodes.get(inode.nodeid).is_none() {
@@ -184,6 +207,9 @@ impl Shared {
     }
 
     /// Looks at the child `name` of `dir`.
+    ///
+    /// # Errors
+    /// EXDEV when it is a mount point.
     pub(crate) fn find(&self, dir: &Inode, name: &std::ffi::CStr) -> io::Result<Found> {
         let fd = open::find(self.dir_fd(dir)?, name)?;
         self.identify(fd, &dir.mount)
@@ -205,12 +231,31 @@ impl Shared {
         Some(found?.and_then(|fd| self.identify(fd, &dir.mount)))
     }
 
-    /// Looks at the file of `fd`, which is probably on the mount `near`.
+    /// Looks at the file of `fd`, which is on the mount `near` or on a local one.
     pub(crate) fn identify(&self, fd: OwnedFd, near: &Arc<Mount>) -> io::Result<Found> {
         let stat = Stat::of(&fd)?;
-        let mount = self.mounts.of(&fd, &stat, Some(near));
-        let handle = mount.handle_of(&fd);
-        let found = Found { fd, stat, mount, handle };
+        let mount = self.mounts.of(&fd, stat.mount, Some(near));
+        self.found(fd, stat, mount, Fresh::Yes)
+    }
+
+    /// Goes to what is mounted at `name` in `dir`. Only the kernel is asked about it.
+    pub(crate) fn cross(&self, dir: &Inode, name: &std::ffi::CStr) -> io::Result<Crossed> {
+        let fd = open::find_across(self.dir_fd(dir)?, name)?;
+        let stat = Stat::in_memory(&fd)?;
+        let mount = self.mounts.of(&fd, stat.mount, Some(&dir.mount));
+        Ok(Crossed { fd, stat, mount })
+    }
+
+    /// What [`Shared::cross`] came to. Where it is remote, it is asked for its handles, once.
+    pub(crate) fn crossed(&self, crossed: Crossed) -> io::Result<Found> {
+        let Crossed { fd, stat, mount } = crossed;
+        let fresh = if mount.is_remote() { Fresh::No } else { Fresh::Yes };
+        self.found(fd, stat, mount, fresh)
+    }
+
+    fn found(&self, fd: OwnedFd, stat: Stat, mount: Arc<Mount>, fresh: Fresh) -> io::Result<Found> {
+        let handle = mount.handle_of(&fd, &stat);
+        let found = Found { fd, stat, mount, handle, is_stale: fresh == Fresh::No };
         if found.handle.is_none() {
             self.check_descriptors(&found)?;
         }
@@ -224,6 +269,8 @@ impl Shared {
 
     pub(crate) fn enter_as(&self, found: Found, nodeid: Option<NodeId>) -> Entry {
         let attr = self.shown(found.stat.attr);
+        // Whoever wants to know more asks, and waits for the answer.
+        let attr_ttl = if found.is_stale { Duration::ZERO } else { self.timeouts.of(&attr) };
         let inode = self.inodes.enter(found, nodeid);
         inode.saw_blocks(attr.blocks);
         if has_suid(&attr) {
@@ -234,7 +281,7 @@ impl Shared {
             generation: inode.generation,
             attr,
             entry_ttl: self.timeouts.entry,
-            attr_ttl: self.timeouts.of(&attr),
+            attr_ttl,
         }
     }
 
@@ -265,12 +312,29 @@ impl Shared {
 
     /// Forgets the client.
     pub(crate) fn clear(&self) {
-        self.locks.clear();
+        self.clear_locks();
         self.removed.clear();
         // Of what else holds a file, these tell whether it is a large one.
         self.handles.clear(self.descriptors.closer());
         self.inodes.clear();
         self.dirs.clear();
+        self.crossings.clear();
+    }
+
+    fn clear_locks(&self) {
+        for nodeid in self.locks.nodes() {
+            let inode = self.inodes.get(nodeid);
+            let remote = match &inode {
+                Some(inode) => inode.mount.remote(),
+                // It was forgotten before its last handle was closed, and nobody knows where it was.
+                None => Some(&self.unknown),
+            };
+            let locks = self.locks.clone();
+            match remote {
+                None => locks.clear(nodeid),
+                Some(remote) => remote.later(move || locks.clear(nodeid)),
+            }
+        }
     }
 
     /// An O_PATH descriptor of the file that `fd` has open.
@@ -285,8 +349,11 @@ impl Shared {
 
     /// Wraps an open descriptor of `inode` for file operations.
     pub(crate) fn file(&self, fd: OwnedFd, inode: &Inode) -> io::Result<File> {
-        let file = File::new(fd, inode.mount.cost(fsrv::op::Opcode::Write).clone())?;
-        Ok(file.waiting_for(self.descriptors.closer().clone()))
+        let cost = inode.mount.cost(fsrv::op::Opcode::Write).clone();
+        match inode.mount.remote() {
+            None => Ok(File::new(fd, cost)?.waiting_for(self.descriptors.closer().clone())),
+            Some(remote) => File::remote(fd, cost, remote.pool().clone()),
+        }
     }
 
     /// A place for another open file. The last descriptors are needed to answer for those that are open.

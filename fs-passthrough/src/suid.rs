@@ -105,11 +105,11 @@ struct Bits {
 
 impl Left {
     /// Sets the bits after the change, also after one that failed and has taken them.
-    pub(crate) fn settle<T>(
+    pub(crate) fn settle<T, E>(
         self,
         shared: &Shared,
         fd: impl AsFd,
-        done: &io::Result<T>,
+        done: &Result<T, E>,
     ) -> io::Result<()> {
         let Some(Bits { before, after }) = self.0 else { return Ok(()) };
         let mode = Stat::of(&fd)?.attr.mode & 0o7777;

@@ -15,15 +15,17 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let root = open(dir.path());
-        let mount = Mounts::new(handles).of(&root, &Stat::of(&root).unwrap(), None);
+        let stat = Stat::of(&root).unwrap();
+        let mount = Mounts::new(handles).of(&root, stat.mount, None);
+        mount.handle_of(&root, &stat);
         assert_eq!(mount.has_handles(), handles == InodeFileHandles::Prefer);
         Self { dir, mount }
     }
 
     fn find(&self, fd: OwnedFd) -> Found {
         let stat = Stat::of(&fd).unwrap();
-        let (mount, handle) = (self.mount.clone(), self.mount.handle_of(&fd));
-        Found { fd, stat, mount, handle }
+        let (mount, handle) = (self.mount.clone(), self.mount.handle_of(&fd, &stat));
+        Found { fd, stat, mount, handle, is_stale: false }
     }
 
     fn root(&self) -> Found {

@@ -11,6 +11,7 @@ mod deadlock;
 mod host;
 mod node;
 mod ranges;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -30,6 +31,7 @@ use fsrv::{
     types::{FileLock, LockKind, LockOwner},
 };
 
+pub(crate) use self::remote::Host;
 use self::{
     deadlock::WaitGraph,
     host::Opener,
@@ -126,19 +128,18 @@ impl LockTable {
     /// GETLK: a lock in the way of `lock`, or `lock` as an unlock when there is none. Its pid is the
     /// client's for a lock of a client; that of a process of the host as the host gives it, or 0.
     ///
-    /// `open` is as in [`LockTable::setlk`].
+    /// `open` is as in [`LockTable::setlk`]. What may wait for another machine or process is not called on a worker.
     ///
     /// # Errors
     /// What `open` and the host answer.
     pub(crate) fn getlk<D: Into<Held>>(
         &self,
-        nodeid: NodeId,
-        owner: LockOwner,
+        (nodeid, owner): (NodeId, LockOwner),
         lock: FileLock,
         open: impl FnOnce() -> io::Result<D>,
     ) -> Result<FileLock> {
         let none = FileLock { kind: LockKind::Unlock, ..lock };
-        let mut opener = Opener::new(Style::Posix, || open().map(Into::into));
+        let mut opener = Opener::new(Style::Posix, || open().map(Into::into), None);
         self.with_node(nodeid, |node| {
             if let Some(conflict) = node.conflict(owner, &lock) {
                 return Ok(conflict);
@@ -162,30 +163,42 @@ impl LockTable {
     /// # Errors
     /// EAGAIN when it cannot be had, and waiting was not asked for; EINTR when a wait was interrupted;
     /// EDEADLK when it would never end; ENOLCK when there are too many locks or waiters; what `open`
-    /// and the host answer. A POSIX lock held before is then as it was. A flock is not: it was given
-    /// up for the other kind, as on Linux.
+    /// and the host answer; EIO when too many requests wait for the same filesystem, and EINTR when one that waits for it
+    /// is interrupted: what it gets later is dropped, unless it changed what was held. A POSIX lock held before is then as
+    /// it was. A flock is not: it was given up for the other kind, as on Linux.
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
     pub(crate) async fn setlk<D: Into<Held>>(
-        &self,
+        self: &Arc<Self>,
         cx: &Context,
         request: &LockRequest,
-        open: impl FnOnce() -> io::Result<D>,
+        host: Host<'_>,
+        open: impl FnOnce() -> io::Result<D> + Send + 'static,
     ) -> Result<()> {
-        let mut opener = Opener::new(request.style, || open().map(Into::into));
-        let verdict = self.with_node(request.nodeid, |node| {
-            let verdict = node.grant(request, &mut opener, &self.budget);
-            node.wake(request.style, request.span(), &self.graph);
-            verdict
-        })?;
-        match verdict {
+        let open = move || open().map(Into::into);
+        let opener = Opener::new(request.style, open, host.pool());
+        let (table, asked) = (self.clone(), *request);
+        let first = move || {
+            table.attempt(asked, opener, |node, opener| {
+                let verdict = node.grant(&asked, opener, &table.budget);
+                node.wake(asked.style, asked.span(), &table.graph);
+                verdict
+            })
+        };
+        let (verdict, opener) = host.run(cx, first).await?.taken();
+        match verdict? {
             Verdict::Granted => Ok(()),
             Verdict::Held(_) | Verdict::HeldByHost if request.wait => {
-                self.wait(cx, request, &mut opener).await
+                self.wait(cx, request, host, opener).await
             }
             Verdict::Held(_) | Verdict::HeldByHost => Err(Errno::EAGAIN),
         }
+    }
+
+    /// Whether there is a lock on this file. Most have none, and every close asks.
+    pub(crate) fn knows(&self, nodeid: NodeId) -> bool {
+        self.budget.held() > 0 && self.map().contains_key(&nodeid)
     }
 
     /// FLUSH: drops all POSIX locks of `owner` on this file.
@@ -217,16 +230,18 @@ impl LockTable {
         });
     }
 
-    /// The client is gone: drops every lock, and ends every wait with EINTR.
-    pub(crate) fn clear(&self) {
-        let nodeids: Vec<NodeId> = self.map().keys().copied().collect();
-        for nodeid in nodeids {
-            self.with_node(nodeid, |node| {
-                node.drop_posix(&self.budget, |_, _| true);
-                node.drop_flock(&self.budget, |_, _| true);
-                node.cancel();
-            });
-        }
+    /// The files that have locks, or somebody who waits for one.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.map().keys().copied().collect()
+    }
+
+    /// The client is gone: drops every lock on this file, and ends every wait for one with EINTR.
+    pub(crate) fn clear(&self, nodeid: NodeId) {
+        self.with_node(nodeid, |node| {
+            node.drop_posix(&self.budget, |_, _| true);
+            node.drop_flock(&self.budget, |_, _| true);
+            node.cancel();
+        });
     }
 
     /// Locks that are held, a range each, and requests that wait for one.

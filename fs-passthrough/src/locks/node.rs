@@ -11,7 +11,7 @@ use std::{
 
 use fsrv::{
     Errno, Fh, Result,
-    types::{FileLock, LockOwner},
+    types::{FileLock, LockKind, LockOwner},
 };
 use tokio::sync::Notify;
 
@@ -66,6 +66,8 @@ pub(super) struct NodeLocks {
     flock: HashMap<LockOwner, Flock>,
     /// In the order in which they came.
     waiters: Vec<Waiter>,
+    /// How many locks were granted so far.
+    grants: u64,
 }
 
 struct PosixLocks {
@@ -75,12 +77,16 @@ struct PosixLocks {
     pid: u32,
     /// Through which handle.
     fh: Fh,
+    /// Which grant that was.
+    grant: u64,
 }
 
 struct Flock {
     mode: Mode,
     file: HostFile,
     fh: Fh,
+    /// Which grant that was.
+    grant: u64,
 }
 
 /// A request that waits.
@@ -138,12 +144,13 @@ impl NodeLocks {
             None if mode.is_none() => return Ok(Verdict::Granted),
             None => {
                 let file = opener.file()?;
-                PosixLocks { ranges: Ranges::default(), file, pid: lock.pid, fh }
+                PosixLocks { ranges: Ranges::default(), file, pid: lock.pid, fh, grant: 0 }
             }
         };
         let answer = held.change(&lock, budget);
         if matches!(answer, Ok(Answer::Granted)) && mode.is_some() {
-            (held.pid, held.fh) = (lock.pid, fh);
+            self.grants += 1;
+            (held.pid, held.fh, held.grant) = (lock.pid, fh, self.grants);
         }
         if held.ranges.is_empty() {
             opener.keep(held.file);
@@ -183,7 +190,8 @@ impl NodeLocks {
         budget.take(1)?;
         match file.set(&lock) {
             Ok(Answer::Granted) => {
-                self.flock.insert(owner, Flock { mode, file, fh });
+                self.grants += 1;
+                self.flock.insert(owner, Flock { mode, file, fh, grant: self.grants });
                 Ok(Verdict::Granted)
             }
             refused => {
@@ -245,24 +253,57 @@ impl NodeLocks {
         }
     }
 
+    /// Drops what `request` asked for, and got.
+    pub(super) fn revoke(&mut self, request: &LockRequest, budget: &Budget) {
+        match request.style {
+            Style::Flock => self.drop_flock(budget, |owner, _| owner == request.owner),
+            Style::Posix => {
+                let Some(mut held) = self.posix.remove(&request.owner) else { return };
+                let unlock = FileLock { kind: LockKind::Unlock, ..request.lock };
+                // What cannot be dropped stays here and on the host.
+                let _ = held.change(&unlock, budget);
+                if held.ranges.is_empty() {
+                    held.file.close();
+                } else {
+                    self.posix.insert(request.owner, held);
+                }
+            }
+        }
+    }
+
+    /// Whether the owner of `request` holds any of what it is about.
+    pub(super) fn holds(&self, request: &LockRequest) -> bool {
+        match request.style {
+            Style::Posix => self
+                .posix
+                .get(&request.owner)
+                .is_some_and(|held| held.ranges.find(request.span(), None).is_some()),
+            Style::Flock => self.flock.contains_key(&request.owner),
+        }
+    }
+
+    /// The number of what was granted last to the owner of `request`, 0 for nothing.
+    pub(super) fn last_grant(&self, request: &LockRequest) -> u64 {
+        match request.style {
+            Style::Posix => self.posix.get(&request.owner).map_or(0, |held| held.grant),
+            Style::Flock => self.flock.get(&request.owner).map_or(0, |held| held.grant),
+        }
+    }
+
     /// Drops the POSIX locks of owners that `goes` picks.
     pub(super) fn drop_posix(&mut self, budget: &Budget, goes: impl Fn(LockOwner, Fh) -> bool) {
-        self.posix.retain(|owner, held| {
-            let stays = !goes(*owner, held.fh);
-            if !stays {
-                budget.give_back(held.ranges.len());
-            }
-            stays
-        });
+        for (_, held) in self.posix.extract_if(|owner, held| goes(*owner, held.fh)) {
+            budget.give_back(held.ranges.len());
+            held.file.close();
+        }
     }
 
     /// Drops the flocks of owners that `goes` picks.
     pub(super) fn drop_flock(&mut self, budget: &Budget, goes: impl Fn(LockOwner, Fh) -> bool) {
-        self.flock.retain(|owner, held| {
-            let stays = !goes(*owner, held.fh);
-            budget.give_back(usize::from(!stays));
-            stays
-        });
+        for (_, held) in self.flock.extract_if(|owner, held| goes(*owner, held.fh)) {
+            budget.give_back(1);
+            held.file.close();
+        }
     }
 
     /// Ends all waits.

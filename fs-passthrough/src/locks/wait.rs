@@ -6,9 +6,10 @@ use fsrv::{Context, Errno, Result};
 use tokio::{select, sync::Notify, time::sleep};
 
 use super::{
-    LockRequest, LockTable, Style, WaitId,
+    Host, LockRequest, LockTable, Style, WaitId,
     host::Opener,
     node::{Verdict, WaitState, Waiter},
+    remote::Tried,
 };
 use crate::{descriptors::Held, mutex::lock};
 
@@ -22,17 +23,22 @@ const RETRY_LAST: Duration = Duration::from_millis(50);
 
 impl LockTable {
     /// Takes a lock that could not be had at once.
-    pub(super) async fn wait<F: FnOnce() -> io::Result<Held>>(
-        &self,
+    pub(super) async fn wait<F: FnOnce() -> io::Result<Held> + Send + 'static>(
+        self: &Arc<Self>,
         cx: &Context,
         request: &LockRequest,
-        opener: &mut Opener<F>,
+        host: Host<'_>,
+        mut opener: Opener<F>,
     ) -> Result<()> {
         let _parked = cx.park()?;
-        let waiting = Waiting::new(self, request);
+        let waiting = Waiting::new(self, request, host);
         let mut pause = RETRY_FIRST;
         loop {
-            let by_host = match waiting.attempt(opener)? {
+            let place = waiting.place.clone();
+            let tried = host.run_parked(cx, move || place.attempt(opener)).await?;
+            let (verdict, back) = tried.taken();
+            opener = back;
+            let by_host = match verdict? {
                 Verdict::Granted => return Ok(()),
                 Verdict::Held(_) => false,
                 Verdict::HeldByHost => true,
@@ -40,70 +46,83 @@ impl LockTable {
             select! {
                 biased;
                 () = cx.interrupted() => return Err(Errno::EINTR),
-                () = waiting.bell.notified() => pause = RETRY_FIRST,
+                () = waiting.place.bell.notified() => pause = RETRY_FIRST,
                 () = sleep(pause), if by_host => pause = (pause * 2).min(RETRY_LAST),
             }
         }
     }
 }
 
-/// A place among the waiters of an inode, left when it is dropped.
-struct Waiting<'t> {
-    table: &'t LockTable,
-    request: &'t LockRequest,
+/// A place among the waiters of an inode, taken by the first try and left when this is dropped.
+struct Waiting<'m> {
+    place: Place,
+    host: Host<'m>,
+}
+
+#[derive(Clone)]
+struct Place {
+    table: Arc<LockTable>,
+    request: LockRequest,
     id: WaitId,
     bell: Arc<Notify>,
 }
 
-impl<'t> Waiting<'t> {
-    fn new(table: &'t LockTable, request: &'t LockRequest) -> Self {
-        let id = table.next_wait();
-        let bell = Arc::new(Notify::new());
-        table.with_node(request.nodeid, |node| {
-            let (request, bell) = (*request, bell.clone());
-            node.add_waiter(Waiter { id, request, state: WaitState::Trying, bell });
-        });
-        Self { table, request, id, bell }
+impl<'m> Waiting<'m> {
+    fn new(table: &Arc<LockTable>, request: &LockRequest, host: Host<'m>) -> Self {
+        let (id, bell) = (table.next_wait(), Arc::new(Notify::new()));
+        let place = Place { table: table.clone(), request: *request, id, bell };
+        Self { place, host }
     }
+}
 
+impl Place {
     /// One try. What it leaves behind is a waiter that the next change wakes.
-    fn attempt<F: FnOnce() -> io::Result<Held>>(&self, opener: &mut Opener<F>) -> Result<Verdict> {
-        let Self { table, request, id, .. } = *self;
-        table.with_node(request.nodeid, |node| {
-            // Nobody else removes it, but nothing may panic here.
-            let waiter = node.waiter(id).ok_or(Errno::EINTR)?;
-            if waiter.state == WaitState::Cancelled {
-                return Err(Errno::EINTR);
+    fn attempt<F: FnOnce() -> io::Result<Held>>(&self, opener: Opener<F>) -> Tried<F> {
+        let Self { table, request, id, bell } = self;
+        table.attempt(*request, opener, |node, opener| {
+            match node.waiter(*id) {
+                Some(waiter) if waiter.state == WaitState::Cancelled => return Err(Errno::EINTR),
+                Some(waiter) => waiter.state = WaitState::Trying,
+                None => node.add_waiter(Waiter {
+                    id: *id,
+                    request: *request,
+                    state: WaitState::Trying,
+                    bell: bell.clone(),
+                }),
             }
-            waiter.state = WaitState::Trying;
             let result = node.grant(request, opener, &table.budget);
             if let Ok(Verdict::Held(holders)) = &result {
                 if request.style == Style::Posix
-                    && lock(&table.graph).wait(id, request.owner, holders.clone())
+                    && lock(&table.graph).wait(*id, request.owner, holders.clone())
                 {
                     return Err(Errno::EDEADLK);
                 }
-                if let Some(waiter) = node.waiter(id) {
+                if let Some(waiter) = node.waiter(*id) {
                     waiter.state = WaitState::Blocked;
                 }
             } else {
-                lock(&table.graph).end(id, request.owner);
+                lock(&table.graph).end(*id, request.owner);
             }
             // Also after a refusal: those behind this one need not wait for it any longer.
             node.wake(request.style, request.span(), &table.graph);
             result
         })
     }
+
+    fn leave(&self) {
+        let Self { table, request, id, .. } = self;
+        table.end_wait();
+        table.with_node(request.nodeid, |node| {
+            node.remove_waiter(*id);
+            lock(&table.graph).end(*id, request.owner);
+            node.wake(request.style, request.span(), &table.graph);
+        });
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let Self { table, request, id, .. } = *self;
-        table.end_wait();
-        table.with_node(request.nodeid, |node| {
-            node.remove_waiter(id);
-            lock(&table.graph).end(id, request.owner);
-            node.wake(request.style, request.span(), &table.graph);
-        });
+        let place = self.place.clone();
+        self.host.later(move || place.leave());
     }
 }

@@ -8,9 +8,10 @@ use fsrv::{
 };
 use rustix::fs::{OFlags, SeekFrom};
 
+use super::open::release_locks;
 use crate::{
     config::{CachePolicy, Config},
-    filesystem::Passthrough,
+    filesystem::{Memory, Passthrough},
     handle::Handle,
     mutex::lock,
     shared::Shared,
@@ -64,16 +65,17 @@ fn flags(config: &Config, is_unchanged: bool) -> u32 {
 
 pub(crate) fn releasedir(fs: &Passthrough, op: ReleaseDir) -> Result<()> {
     let shared = fs.shared();
-    dir_handle(fs, op.nodeid, op.fh)?;
-    shared.locks.release_handle(op.nodeid, op.fh);
+    let handle = dir_handle(fs, op.nodeid, op.fh)?;
+    release_locks(shared, &handle, op.fh, None);
     shared.handles.remove(op.fh);
     Ok(())
 }
 
 pub(crate) async fn readdir(fs: &Passthrough, cx: &Context, op: ReadDir) -> Result<DirBuf> {
     let handle = dir_handle(fs, op.nodeid, op.fh)?;
-    let (inode, mut entries) = (handle.inode.clone(), op.entries);
-    fs.run(cx, &inode, move |shared| {
+    let (mount, mut entries) = (handle.inode.mount.clone(), op.entries);
+    let memory = Memory::of(entries.is_in_client());
+    fs.run_with(cx, &mount, memory, move |shared| {
         let mut pushed = false;
         read_entries(&handle, op.offset, |dirent| {
             let ino = ino_of(shared, &handle, dirent);
@@ -93,25 +95,43 @@ pub(crate) async fn readdirplus(
     op: ReadDirPlus,
 ) -> Result<DirPlusBuf> {
     let handle = dir_handle(fs, op.nodeid, op.fh)?;
-    let (inode, mut entries) = (handle.inode.clone(), op.entries);
-    fs.run(cx, &inode, move |shared| {
-        let mut pushed = false;
-        read_entries(&handle, op.offset, |dirent| {
-            // A lookup counts once it is made: it is made only for an entry that will go out.
-            if !entries.fits(dirent.name.len()) {
-                return Ok(false);
-            }
-            let ino = ino_of(shared, &handle, dirent);
-            let entry = look_up(shared, &handle, dirent);
-            let entry = entry.as_ref();
-            let fits = entries.push(ino, dirent.next, dirent.kind, dirent.name, entry).is_ok();
-            pushed |= fits;
-            Ok(fits)
+    let mount = handle.inode.mount.clone();
+    let memory = Memory::of(op.entries.is_in_client());
+    let mut listing = Listing { shared: fs.shared().clone(), entries: Some(op.entries) };
+    let mut listed = fs
+        .run_with(cx, &mount, memory, move |shared| {
+            let mut pushed = false;
+            read_entries(&handle, op.offset, |dirent| {
+                let Some(entries) = &mut listing.entries else { return Ok(false) };
+                // A lookup counts once it is made: it is made only for an entry that will go out.
+                if !entries.fits(dirent.name.len()) {
+                    return Ok(false);
+                }
+                let ino = ino_of(shared, &handle, dirent);
+                let entry = look_up(shared, &handle, dirent);
+                let entry = entry.as_ref();
+                let fits = entries.push(ino, dirent.next, dirent.kind, dirent.name, entry).is_ok();
+                pushed |= fits;
+                Ok(fits)
+            })
+            .and_then(|more| at_least_one(more, pushed))?;
+            Ok(listing)
         })
-        .and_then(|more| at_least_one(more, pushed))?;
-        Ok(entries)
-    })
-    .await
+        .await?;
+    listed.entries.take().ok_or(Errno::EIO)
+}
+
+/// Entries on their way to the client. Dropped before they are the reply, it takes back what was looked up for them.
+struct Listing {
+    shared: Arc<Shared>,
+    entries: Option<DirPlusBuf>,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        let granted = self.entries.as_ref().map_or(&[][..], DirPlusBuf::granted);
+        granted.iter().for_each(|&nodeid| self.shared.forget(nodeid, 1));
+    }
 }
 
 fn dir_handle(fs: &Passthrough, nodeid: NodeId, fh: Fh) -> Result<Arc<Handle>> {
@@ -130,13 +150,14 @@ fn at_least_one(stopped: Stopped, pushed: bool) -> io::Result<()> {
 /// Above the root there is only the root.
 fn ino_of(shared: &Shared, handle: &Handle, dirent: &Dirent<'_>) -> u64 {
     if dirent.name == b".." && handle.inode.nodeid == NodeId::ROOT {
-        shared.inodes.root().ino()
+        shared.inodes.root_ino()
     } else {
         dirent.ino
     }
 }
 
-/// What the client gets to know of an entry; `None` leaves it to ask.
+/// What the client gets to know of an entry; `None` leaves it to ask. That is so for a mount point: what is mounted there may
+/// be remote, and is not asked for everybody who lists this directory.
 fn look_up(shared: &Shared, handle: &Handle, dirent: &Dirent<'_>) -> Option<Entry> {
     if matches!(dirent.name, b"." | b"..") {
         return None;

@@ -46,7 +46,7 @@ pub(crate) async fn ioctl(fs: &Passthrough, cx: &Context, op: Ioctl<'_>) -> Resu
     let inode = handle.inode.clone();
     if let Command::EnableVerity(enable) = command {
         // It reads the whole file.
-        fs.run_long(move |_| enable.run(&handle.file)).await?;
+        fs.run_long(cx, &inode, move |_| enable.run(&handle.file)).await?;
         return Flags::Nothing.reply(op.out);
     }
     let flags = fs

@@ -13,23 +13,32 @@ use crate::{
     descriptors::{Held, Share},
     filesystem::Passthrough,
     inode::Inode,
-    locks::{LockRequest, Style},
+    locks::{Host, LockRequest, Style},
     shared::Shared,
 };
 
-pub(crate) fn getlk(fs: &Passthrough, op: GetLk) -> Result<FileLock> {
-    let shared = fs.shared();
-    let inode = shared.handle(op.nodeid, op.fh)?.inode.clone();
-    let open = || open_for(shared, &inode, Style::Posix);
-    shared.locks.getlk(op.nodeid, op.owner, op.lock, open)
+pub(crate) async fn getlk(fs: &Passthrough, cx: &Context, op: GetLk) -> Result<FileLock> {
+    let inode = fs.shared().handle(op.nodeid, op.fh)?.inode.clone();
+    let file = inode.clone();
+    let get = move |shared: &Shared| {
+        let open = || open_for(shared, &file, Style::Posix);
+        shared.locks.getlk((op.nodeid, op.owner), op.lock, open)
+    };
+    if inode.mount.is_remote() {
+        fs.run(cx, &inode, move |shared| Ok(get(shared))).await?
+    } else {
+        get(fs.shared())
+    }
 }
 
 pub(crate) async fn setlk(fs: &Passthrough, cx: &Context, op: SetLk) -> Result<()> {
     let shared = fs.shared();
     let inode: Arc<Inode> = shared.handle(op.nodeid, op.fh)?.inode.clone();
     let request = LockRequest::from(&op);
-    let open = || open_for(shared, &inode, request.style);
-    shared.locks.setlk(cx, &request, open).await
+    let (opener, file) = (shared.clone(), inode.clone());
+    let open = move || open_for(&opener, &file, request.style);
+    let host = inode.mount.remote().map_or(Host::Local, Host::Remote);
+    shared.locks.setlk(cx, &request, host, open).await
 }
 
 /// Opens a file to lock it on the host.

@@ -1,15 +1,15 @@
 //! Finding a name, and where a link leads.
 
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, sync::Arc};
 
 use fsrv::{
-    Context, Entry, Errno, LookupName, Name, NodeId, Result,
+    Context, Entry, Errno, LookupName, Name, NameBuf, NodeId, Result,
     op::{Lookup, ReadLink},
 };
 use fsrv_transport::mem::Filled;
 
 use crate::{
-    filesystem::Passthrough,
+    filesystem::{Memory, Passthrough},
     inode::{Found, Inode},
     shared::Shared,
     sys::{open, stat::Stat},
@@ -33,6 +33,10 @@ pub(crate) async fn lookup(fs: &Passthrough, cx: &Context, op: Lookup<'_>) -> Re
             fs.run(cx, &parent, move |shared| shared.find(&dir, name.as_c_str())).await
         }
     };
+    let found = match found {
+        Err(Errno::EXDEV) => Box::pin(cross(fs, cx, &parent, name.to_buf())).await,
+        found => found,
+    };
     match found {
         Ok(found) => Ok(shared.enter(found)),
         Err(Errno::ENOENT) if !shared.timeouts.negative.is_zero() => {
@@ -55,17 +59,49 @@ fn find_now(
     shared.find_cached(parent, name.as_c_str())
 }
 
+/// What is mounted at `name` in `parent`, found without asking it: the client's kernel holds locks of the parent meanwhile,
+/// and others wait for those.
+async fn cross(
+    fs: &Passthrough,
+    cx: &Context,
+    parent: &Arc<Inode>,
+    name: NameBuf,
+) -> Result<Found> {
+    let shared = fs.shared();
+    let likely = shared.crossings.get(parent.nodeid, name.as_c_str());
+    let (dir, point) = (parent.clone(), name.clone());
+    let cross = move |shared: &Shared| shared.cross(&dir, point.as_c_str());
+    let crossed = match likely {
+        _ if parent.mount.is_remote() => fs.run(cx, parent, cross).await?,
+        Some(mount) if mount.is_open_to_all() => cross(shared)?,
+        Some(mount) => fs.run_on(cx, &mount, cross).await?,
+        None => {
+            let shared = fs.shared().clone();
+            shared.clone().unknown.run(cx, Memory::Ours, move || cross(&shared)).await?
+        }
+    };
+    let mount = crossed.mount.clone();
+    shared.crossings.insert(parent.nodeid, name.as_c_str(), &mount);
+    if mount.is_remote() && !mount.has_settled() {
+        fs.run_on(cx, &mount, move |shared| shared.crossed(crossed)).await
+    } else {
+        Ok(shared.crossed(crossed)?)
+    }
+}
+
 /// The node itself, which the client may have forgotten.
 async fn lookup_again(fs: &Passthrough, cx: &Context, nodeid: NodeId) -> Result<Entry> {
     let shared = fs.shared();
-    let root = shared.inodes.root();
+    let known = shared.inodes.get(nodeid);
+    let mount = match &known {
+        Some(inode) => inode.mount.clone(),
+        None => shared.inodes.forgotten_mount(nodeid)?,
+    };
+    let near = mount.clone();
     let found = fs
-        .run(cx, root, move |shared| {
-            let root = shared.inodes.root();
-            match shared.inodes.get(nodeid) {
-                Some(inode) => again(shared, &inode),
-                None => shared.identify(shared.inodes.reopen_forgotten(nodeid)?, &root.mount),
-            }
+        .run_on(cx, &mount, move |shared| match known {
+            Some(inode) => again(shared, &inode),
+            None => shared.identify(shared.inodes.reopen_forgotten(nodeid)?, &near),
         })
         .await?;
     Ok(shared.enter_as(found, Some(nodeid)))
@@ -81,17 +117,27 @@ async fn lookup_parent(fs: &Passthrough, cx: &Context, nodeid: NodeId) -> Result
     let shared = fs.shared();
     let child = shared.inode(nodeid)?;
     let inode = child.clone();
-    let found = fs
+    // Up to the root there may be other mounts, which are not asked.
+    let (parent, mount) = fs
         .run(cx, &child, move |shared| {
             let root = shared.inodes.root();
-            let here = Stat::of(shared.dir_fd(&inode)?)?;
-            let top = Stat::of(shared.path_fd(root)?)?;
+            let here = Stat::in_memory(shared.dir_fd(&inode)?)?;
+            let top = Stat::in_memory(shared.path_fd(root)?)?;
             if is_same(&here, &top) {
-                return again(shared, root);
+                return Ok((None, root.mount.clone()));
             }
             let parent = open::find_parent(shared.dir_fd(&inode)?)?;
             check_inside(&parent, &top)?;
-            shared.identify(parent, &inode.mount)
+            let stat = Stat::in_memory(&parent)?;
+            let mount = shared.mounts.of(&parent, stat.mount, Some(&inode.mount));
+            Ok((Some(parent), mount))
+        })
+        .await?;
+    let near = mount.clone();
+    let found = fs
+        .run_on(cx, &mount, move |shared| match parent {
+            Some(parent) => shared.identify(parent, &near),
+            None => again(shared, shared.inodes.root()),
         })
         .await?;
     Ok(shared.enter(found))
@@ -99,14 +145,14 @@ async fn lookup_parent(fs: &Passthrough, cx: &Context, nodeid: NodeId) -> Result
 
 /// Somebody on the host may have moved the directory out of the shared tree.
 fn check_inside(dir: impl AsFd, top: &Stat) -> io::Result<()> {
-    let mut stat = Stat::of(&dir)?;
+    let mut stat = Stat::in_memory(&dir)?;
     let mut fd = dir.as_fd().try_clone_to_owned()?;
     for _ in 0..DEPTH_MAX {
         if is_same(&stat, top) {
             return Ok(());
         }
         fd = open::find_parent(&fd)?;
-        let above = Stat::of(&fd)?;
+        let above = Stat::in_memory(&fd)?;
         if is_same(&above, &stat) {
             break;
         }

@@ -3,7 +3,7 @@
 use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use fsrv::{
-    Context, Entry, NameBuf, NodeId, Result,
+    Context, Entry, Errno, NameBuf, NodeId, Result,
     op::{Link, Rename, RmDir, Unlink},
 };
 use rustix::fs::{AtFlags, RenameFlags};
@@ -23,6 +23,7 @@ pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result
     let shared = fs.shared();
     let inode = shared.inode(op.nodeid)?;
     let parent = shared.inode(op.new_parent)?;
+    check_same_mount(&inode, &parent)?;
     let (name, dir) = (op.new_name.to_buf(), parent.clone());
     let found = fs
         .run_with_room(cx, &parent, move |shared| {
@@ -32,6 +33,11 @@ pub(crate) async fn link(fs: &Passthrough, cx: &Context, op: Link<'_>) -> Result
         })
         .await?;
     Ok(fs.shared().enter(found))
+}
+
+/// Names of one file are on one mount. The host says the same, but a call that asks two mounts may hang for either.
+fn check_same_mount(a: &Inode, b: &Inode) -> Result<()> {
+    if a.mount.id == b.mount.id { Ok(()) } else { Err(Errno::EXDEV) }
 }
 
 pub(crate) async fn unlink(fs: &Passthrough, cx: &Context, op: Unlink<'_>) -> Result<()> {
@@ -60,6 +66,7 @@ async fn remove(
 pub(crate) async fn rename(fs: &Passthrough, cx: &Context, op: Rename<'_>) -> Result<()> {
     let shared = fs.shared();
     let (from, to) = (shared.inode(op.parent)?, shared.inode(op.new_parent)?);
+    check_same_mount(&from, &to)?;
     let (name, new_name) = (op.name.to_buf(), op.new_name.to_buf());
     let flags = RenameFlags::from_bits_retain(op.flags);
     let (parent, place) = (from.clone(), Place { dir: to.clone(), name: new_name.clone() });

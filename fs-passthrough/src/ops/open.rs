@@ -1,18 +1,22 @@
 //! Opening and closing files.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
 use fsrv::{
     Context, Fh, Opened, Result, abi,
     op::{Flush, Open, Release},
+    types::LockOwner,
 };
 use fsrv_transport::io::LONG_TO_FREE;
 use rustix::fs::OFlags;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     config::{CachePolicy, Config},
     filesystem::Passthrough,
+    handle::Handle,
     inode::Inode,
+    remote::interruptible,
     shared::Shared,
     suid::Changer,
     sys::stat::Stat,
@@ -92,24 +96,40 @@ pub(crate) fn opened(config: &Config, fh: Fh, is_unchanged: bool) -> Opened {
 pub(crate) async fn release(fs: &Passthrough, op: Release) -> Result<()> {
     let shared = fs.shared();
     let handle = shared.handle(op.nodeid, op.fh)?;
-    if let Some(owner) = op.flock_owner {
-        shared.locks.release_flock(op.nodeid, owner);
-    }
-    shared.locks.release_handle(op.nodeid, op.fh);
+    release_locks(shared, &handle, op.fh, op.flock_owner);
     shared.handles.remove(op.fh);
-    // What it writes to another machine takes its time.
-    if handle.inode.mount.is_remote() {
-        let close = move |_: &Shared| {
-            drop(handle);
-            Ok(())
-        };
-        return fs.run_long(close).await;
-    }
-    if handle.frees_much() {
+    // One of another machine writes back what is cached: its own threads close it, and nobody waits for them.
+    if !handle.inode.mount.is_remote() && handle.frees_much() {
         shared.removed.is_large(op.nodeid);
         shared.descriptors.closer().close(handle);
     }
     Ok(())
+}
+
+/// Drops what was locked by the handle `fh`, and the flock of `flock_owner`.
+pub(crate) fn release_locks(
+    shared: &Arc<Shared>,
+    handle: &Handle,
+    fh: Fh,
+    flock_owner: Option<LockOwner>,
+) {
+    let nodeid = handle.inode.nodeid;
+    if !shared.locks.knows(nodeid) {
+        return;
+    }
+    let release = move |shared: &Shared| {
+        if let Some(owner) = flock_owner {
+            shared.locks.release_flock(nodeid, owner);
+        }
+        shared.locks.release_handle(nodeid, fh);
+    };
+    match handle.inode.mount.remote() {
+        None => release(shared),
+        Some(remote) => {
+            let shared = shared.clone();
+            remote.later(move || release(&shared));
+        }
+    }
 }
 
 /// Whether cutting the file to nothing takes long.
@@ -119,10 +139,28 @@ fn frees_much(shared: &Shared, inode: &Inode) -> bool {
     stat.is_some_and(|stat| stat.attr.blocks > LONG_TO_FREE / 512)
 }
 
+/// How long a close of the client waits until its locks on another machine are dropped. It waits for them so that who is
+/// told of the close gets them; a process that was killed cannot be interrupted here.
+const UNLOCK_LIMIT: Duration = Duration::from_secs(1);
+
 /// What was written is with the host's kernel already; the locks of a process end here.
-pub(crate) fn flush(fs: &Passthrough, op: Flush) -> Result<()> {
+pub(crate) async fn flush(fs: &Passthrough, cx: &Context, op: Flush) -> Result<()> {
     let shared = fs.shared();
-    shared.handle(op.nodeid, op.fh)?;
-    shared.locks.release_posix(op.nodeid, op.lock_owner);
+    let handle = shared.handle(op.nodeid, op.fh)?;
+    let Some(remote) = handle.inode.mount.remote() else {
+        shared.locks.release_posix(op.nodeid, op.lock_owner);
+        return Ok(());
+    };
+    if shared.locks.knows(op.nodeid) {
+        let (shared, (done, released)) = (shared.clone(), oneshot::channel());
+        remote.later(move || {
+            shared.locks.release_posix(op.nodeid, op.lock_owner);
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        });
+        let _parked = remote.park(cx)?;
+        // It is released all the same.
+        let _ = timeout(UNLOCK_LIMIT, interruptible(cx, released)).await;
+    }
     Ok(())
 }

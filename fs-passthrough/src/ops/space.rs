@@ -1,6 +1,6 @@
 //! Space: of files, and of the filesystem.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fsrv::{
     Context, Errno, Result,
@@ -11,7 +11,10 @@ use fsrv_transport::io as file_io;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range as copy_range};
 use tokio::time::timeout;
 
-use crate::{filesystem::Passthrough, shared::Shared, suid::Changer, sys::creds::Caller};
+use super::data::on_remote;
+use crate::{
+    filesystem::Passthrough, inode::Inode, shared::Shared, suid::Changer, sys::creds::Caller,
+};
 
 /// The most bytes copied by one request: callers come again for the rest, and may give up between.
 const COPY_MAX: u64 = 1 << 30;
@@ -43,7 +46,8 @@ pub(crate) async fn fallocate(fs: &Passthrough, cx: &Context, op: Fallocate) -> 
         };
         return fs.run_with_room(cx, &inode, change).await;
     }
-    Ok(file_io::fallocate(&handle.file, op.mode, op.offset, op.length).await?)
+    let change = file_io::fallocate(&handle.file, op.mode, op.offset, op.length);
+    on_remote(cx, &handle, change).await
 }
 
 pub(crate) async fn lseek(fs: &Passthrough, cx: &Context, op: Lseek) -> Result<u64> {
@@ -75,7 +79,7 @@ pub(crate) async fn copy_file_range(
     let to = shared.handle(op.nodeid_out, op.fh_out)?;
     let len = usize::try_from(op.len.min(COPY_MAX)).map_err(|_| Errno::EINVAL)?;
     let (caller, changer) = (Caller::of(cx), Changer::by_uid(cx));
-    let inode = to.inode.clone();
+    let inode = one_that_may_hang(&from.inode, &to.inode)?.clone();
     fs.run_with_room(cx, &inode, move |shared| {
         let (mut offset_in, mut offset_out) = (op.offset_in, op.offset_out);
         let (offset_in, offset_out) = (Some(&mut offset_in), Some(&mut offset_out));
@@ -84,6 +88,18 @@ pub(crate) async fn copy_file_range(
         Ok(changer.run(shared, &to.inode, &to.file, || taker.run(copy))? as u64)
     })
     .await
+}
+
+/// Whose mount is charged for what asks both.
+///
+/// # Errors
+/// EXDEV when both may hang: the client then copies by reading and writing, and each waits for its own.
+fn one_that_may_hang<'i>(from: &'i Arc<Inode>, to: &'i Arc<Inode>) -> Result<&'i Arc<Inode>> {
+    match (from.mount.is_remote(), to.mount.is_remote()) {
+        (true, true) if from.mount.id != to.mount.id => Err(Errno::EXDEV),
+        (true, false) => Ok(from),
+        _ => Ok(to),
+    }
 }
 
 /// How long statfs waits for the space of what was removed before.

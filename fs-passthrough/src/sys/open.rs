@@ -13,20 +13,23 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::handle::FileHandle;
 
-/// The file that `name` in `dir` leads to, without opening it.
+/// The file that `name` in `dir` leads to on the same mount, without opening it.
 ///
 /// # Errors
-/// ENOENT when there is none.
+/// ENOENT when there is none, EXDEV when it is a mount point.
 pub(crate) fn find(dir: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)?)
+    Ok(rustix::fs::openat2(dir, name, LOOK, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)?)
+}
+
+/// As [`find`], and a mount point leads to what is mounted there. A mount on demand is not made.
+pub(crate) fn find_across(dir: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(dir, name, LOOK, Mode::empty(), BENEATH)?)
 }
 
 /// As [`find`], from what the kernel has in memory alone; `None` when that does not tell.
 pub(crate) fn find_cached(dir: impl AsFd, name: &CStr) -> Option<io::Result<OwnedFd>> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = BENEATH | ResolveFlags::CACHED;
-    match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+    let resolve = BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
+    match rustix::fs::openat2(dir, name, LOOK, Mode::empty(), resolve) {
         // Before Linux 5.12 the flag is unknown.
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INVAL) => None,
         found => Some(found.map_err(io::Error::from)),
@@ -123,6 +126,9 @@ impl FdName {
         CStr::from_bytes_until_nul(&self.bytes).expect("a NUL follows the digits")
     }
 }
+
+/// A file is looked at, not opened.
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 

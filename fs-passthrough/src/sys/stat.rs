@@ -22,14 +22,31 @@ pub(crate) struct Stat {
     pub(crate) attributes_mask: u64,
 }
 
+/// What is asked for.
+const MASK: StatxFlags = StatxFlags::BASIC_STATS
+    .union(StatxFlags::BTIME)
+    .union(StatxFlags::MNT_ID)
+    .union(StatxFlags::from_bits_retain(MNT_ID_UNIQUE));
+
+/// STATX_ATTR_MOUNT_ROOT.
+const MOUNT_ROOT: u64 = 0x2000;
+
 impl Stat {
     /// Of the file that `fd` refers to.
     pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
-        let mask = StatxFlags::BASIC_STATS
-            | StatxFlags::BTIME
-            | StatxFlags::MNT_ID
-            | StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
-        Ok(Self::from_host(&statx(fd, c"", AtFlags::EMPTY_PATH, mask)?))
+        Ok(Self::from_host(&statx(fd, c"", AtFlags::EMPTY_PATH, MASK)?))
+    }
+
+    /// As the host's kernel has it, without asking another machine or process. Of a file of theirs only the type, the
+    /// device and the mount are sure.
+    pub(crate) fn in_memory(fd: impl AsFd) -> io::Result<Self> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        Ok(Self::from_host(&statx(fd, c"", flags, MASK)?))
+    }
+
+    /// Whether it is the root of its mount.
+    pub(crate) fn is_mount_root(&self) -> bool {
+        self.attributes & MOUNT_ROOT != 0
     }
 
     /// The blocks of 512 bytes of `name` in `dir`.

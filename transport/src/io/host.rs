@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::AsFd,
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::PathBuf,
@@ -98,7 +98,7 @@ impl Kind {
 
 /// Closes a file of another machine or process. It is asked something else first: what waits for that ends with the
 /// process, while the kernel lets nothing end a FUSE filesystem's last word on a file (FUSE_FLUSH).
-pub fn close_remote(file: OwnedFd) {
+pub fn close_remote(file: impl AsFd) {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     let _ = statx(&file, c"", flags, StatxFlags::BASIC_STATS);
 }

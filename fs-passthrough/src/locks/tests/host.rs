@@ -1,5 +1,6 @@
 //! Locks of the host in the way.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStdout, Command, Stdio},
@@ -98,17 +99,20 @@ fn an_upgrade_that_the_host_refuses_leaves_the_lock_as_it_was() {
 #[test]
 fn two_tables_of_one_directory_keep_each_other_out() {
     let fixture = Fixture::new();
-    let other = LockTable::new();
+    let other = Arc::new(LockTable::new());
     let (cx, _) = Context::for_testing(1);
     fixture.set(posix(A, WRITE, 0, 9)).unwrap();
     fixture.set(flock(A, READ)).unwrap();
     for request in [posix(A, READ, 9, 9), flock(A, WRITE)] {
         let request = LockRequest { wait: false, ..request };
-        assert_eq!(now(other.setlk(&cx, &request, || fixture.open())), Err(Errno::EAGAIN));
+        assert_eq!(
+            now(other.setlk(&cx, &request, Host::Local, fixture.opener())),
+            Err(Errno::EAGAIN)
+        );
     }
-    fixture.table.clear();
+    fixture.clear();
     for request in [posix(A, READ, 9, 9), flock(A, WRITE)] {
-        now(other.setlk(&cx, &request, || fixture.open())).unwrap();
+        now(other.setlk(&cx, &request, Host::Local, fixture.opener())).unwrap();
     }
 }
 
@@ -120,10 +124,11 @@ async fn a_wait_for_the_host_ends_soon_after_its_unlock() {
         ofd_setlk(stranger.as_fd(), &lock(WRITE, 0, 0)).unwrap();
         rustix::fs::flock(&stranger, FlockOperation::LockShared).unwrap();
         let (cx, _) = Context::for_testing(1);
-        let mut opened = 0;
-        let open = || {
-            opened += 1;
-            fixture.open()
+        let (opened, opener) = (Arc::new(AtomicU64::new(0)), fixture.opener());
+        let count = opened.clone();
+        let open = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            opener()
         };
         let unlock = async {
             tokio::time::sleep(Duration::from_millis(120)).await;
@@ -131,12 +136,12 @@ async fn a_wait_for_the_host_ends_soon_after_its_unlock() {
             Instant::now()
         };
         let wait = async {
-            soon(fixture.table.setlk(&cx, &request, open)).await.unwrap();
+            soon(fixture.table.setlk(&cx, &request, Host::Local, open)).await.unwrap();
             Instant::now()
         };
         let (unlocked, granted) = tokio::join!(unlock, wait);
         assert!(granted >= unlocked && granted - unlocked < Duration::from_secs(2));
-        assert_eq!(opened, 1);
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
         assert_eq!(fixture.table.count(), 1);
     }
 }
@@ -152,7 +157,7 @@ async fn a_wait_for_the_host_is_interrupted() {
         tokio::time::sleep(Duration::from_millis(30)).await;
         interrupt();
     };
-    let wait = soon(fixture.table.setlk(&cx, &request, || fixture.open()));
+    let wait = soon(fixture.setlk(&cx, &request));
     let (result, ()) = tokio::join!(wait, interruption);
     assert_eq!(result, Err(Errno::EINTR));
     ofd_setlk(stranger.as_fd(), &lock(UNLOCK, 0, END)).unwrap();
@@ -168,8 +173,8 @@ async fn one_that_the_host_refuses_does_not_keep_those_behind_it_back() {
     let (first, _) = Context::for_testing(1);
     let (second, _) = Context::for_testing(2);
     let requests = [posix(B, WRITE, 0, 9), posix(C, READ, 0, 9)];
-    let mut writer = pin!(fixture.table.setlk(&first, &requests[0], || fixture.open()));
-    let mut reader = pin!(fixture.table.setlk(&second, &requests[1], || fixture.open()));
+    let mut writer = pin!(fixture.setlk(&first, &requests[0]));
+    let mut reader = pin!(fixture.setlk(&second, &requests[1]));
     assert!(poll(writer.as_mut()).is_pending());
     assert!(poll(reader.as_mut()).is_pending());
     fixture.flush(A);

@@ -120,7 +120,7 @@ fn check_posix(steps: Vec<Step>) {
             assert_eq!(found.is_some(), expected.is_some(), "on the host: {probe:?}");
         }
     }
-    fixture.table.clear();
+    fixture.clear();
     fixture.assert_clean();
 }
 
@@ -149,7 +149,7 @@ fn check_flock(steps: Vec<Step>) {
             flock_on(&stranger, UNLOCK).unwrap();
         }
     }
-    fixture.table.clear();
+    fixture.clear();
     flock_on(&fixture.open().unwrap(), WRITE).unwrap();
     fixture.assert_clean();
 }

@@ -73,8 +73,8 @@ fn an_unlock_of_nothing_opens_no_file() {
     let fixture = Fixture::new();
     let (cx, _) = Context::for_testing(1);
     for request in [posix(A, UNLOCK, 0, END), flock(A, UNLOCK)] {
-        now(fixture.table.setlk(&cx, &request, || -> io::Result<OwnedFd> { panic!("opened") }))
-            .unwrap();
+        let open = || -> io::Result<OwnedFd> { panic!("opened") };
+        now(fixture.table.setlk(&cx, &request, Host::Local, open)).unwrap();
     }
     fixture.assert_clean();
 }
@@ -152,7 +152,7 @@ fn too_many_locks_are_enolck_until_some_are_dropped() {
     fixture.set(flock(A, WRITE)).unwrap();
     assert_eq!(fixture.set(posix(A, UNLOCK, 5, 5)), Err(Errno::ENOLCK));
     assert_eq!(fixture.table.count(), 3);
-    fixture.table.clear();
+    fixture.clear();
     fixture.assert_clean();
 }
 
@@ -162,7 +162,7 @@ fn a_file_that_cannot_be_opened_gives_its_error() {
     let (cx, _) = Context::for_testing(1);
     let request = posix(A, WRITE, 0, END);
     let open = || Err::<OwnedFd, _>(io::Error::from_raw_os_error(libc::EMFILE));
-    assert_eq!(now(fixture.table.setlk(&cx, &request, open)), Err(Errno::ENFILE));
+    assert_eq!(now(fixture.table.setlk(&cx, &request, Host::Local, open)), Err(Errno::ENFILE));
     fixture.assert_clean();
 }
 
@@ -171,12 +171,16 @@ fn a_write_lock_by_a_descriptor_for_reading_is_ebadf_and_not_held() {
     let fixture = Fixture::new();
     let (cx, _) = Context::for_testing(1);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let open = || -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open(fixture.file.path(), flags, Mode::empty())?)
-    };
+    let path = fixture.file.path().to_owned();
+    let open =
+        move || -> io::Result<OwnedFd> { Ok(rustix::fs::open(&path, flags, Mode::empty())?) };
     let request = posix(A, WRITE, 0, END);
-    assert_eq!(now(fixture.table.setlk(&cx, &request, open)), Err(Errno::EBADF));
+    assert_eq!(
+        now(fixture.table.setlk(&cx, &request, Host::Local, open.clone())),
+        Err(Errno::EBADF)
+    );
     fixture.assert_clean();
-    now(fixture.table.setlk(&cx, &posix(A, READ, 0, END), open)).unwrap();
-    now(fixture.table.setlk(&cx, &flock(A, WRITE), open)).unwrap();
+    let request = posix(A, READ, 0, END);
+    now(fixture.table.setlk(&cx, &request, Host::Local, open.clone())).unwrap();
+    now(fixture.table.setlk(&cx, &flock(A, WRITE), Host::Local, open)).unwrap();
 }

@@ -11,6 +11,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Poll, Waker},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use fsrv::{
 use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 
-use super::{LockRequest, LockTable, Style};
+use super::{Host, LockRequest, LockTable, Style};
 use crate::mutex;
 use crate::sys::lock::ofd_getlk;
 
@@ -41,7 +42,7 @@ const END: u64 = i64::MAX.cast_unsigned();
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Fixture {
-    table: LockTable,
+    table: Arc<LockTable>,
     file: NamedTempFile,
 }
 
@@ -51,23 +52,36 @@ impl Fixture {
     }
 
     fn with_table(table: LockTable) -> Self {
-        Self { table, file: NamedTempFile::new().unwrap() }
+        Self { table: Arc::new(table), file: NamedTempFile::new().unwrap() }
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
+        self.opener()()
+    }
+
+    fn opener(&self) -> impl Fn() -> io::Result<OwnedFd> + Clone + Send + 'static {
+        let path = self.file.path().to_owned();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(self.file.path(), flags, Mode::empty())?)
+        move || Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+    }
+
+    async fn setlk(&self, cx: &Context, request: &LockRequest) -> Result<()> {
+        self.table.setlk(cx, request, Host::Local, self.opener()).await
+    }
+
+    fn clear(&self) {
+        self.table.nodes().into_iter().for_each(|nodeid| self.table.clear(nodeid));
     }
 
     /// Without waiting.
     fn set(&self, request: LockRequest) -> Result<()> {
         let (cx, _) = Context::for_testing(1);
         let request = LockRequest { wait: false, ..request };
-        now(self.table.setlk(&cx, &request, || self.open()))
+        now(self.setlk(&cx, &request))
     }
 
     fn get(&self, owner: LockOwner, lock: FileLock) -> FileLock {
-        self.table.getlk(NODE, owner, lock, || self.open()).unwrap()
+        self.table.getlk((NODE, owner), lock, self.opener()).unwrap()
     }
 
     fn flush(&self, owner: LockOwner) {

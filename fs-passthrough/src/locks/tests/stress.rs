@@ -24,7 +24,7 @@ async fn rounds(fixture: &Fixture, inside: &AtomicU64, owner: LockOwner, style: 
                 .await;
             interrupt();
         });
-        match fixture.table.setlk(&cx, &request, || fixture.open()).await {
+        match fixture.setlk(&cx, &request).await {
             Ok(()) => {
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "not alone");
                 tokio::task::yield_now().await;

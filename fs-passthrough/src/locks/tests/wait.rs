@@ -13,7 +13,7 @@ async fn waits_until(
     end: impl FnOnce(&Fixture),
 ) -> Result<()> {
     let (cx, _) = Context::for_testing(1);
-    let mut wait = pin!(fixture.table.setlk(&cx, &request, || fixture.open()));
+    let mut wait = pin!(fixture.setlk(&cx, &request));
     assert!(poll(wait.as_mut()).is_pending());
     end(fixture);
     soon(wait).await
@@ -56,7 +56,7 @@ async fn an_interrupt_ends_a_wait_and_leaves_nothing_behind() {
     fixture.set(posix(A, WRITE, 0, 9)).unwrap();
     let (cx, interrupt) = Context::for_testing(1);
     let request = posix(B, READ, 0, 9);
-    let mut wait = pin!(fixture.table.setlk(&cx, &request, || fixture.open()));
+    let mut wait = pin!(fixture.setlk(&cx, &request));
     assert!(poll(wait.as_mut()).is_pending());
     assert_eq!(fixture.table.count(), 2);
     interrupt();
@@ -73,7 +73,7 @@ async fn an_upgrade_that_is_interrupted_leaves_the_lock_as_it_was() {
     fixture.set(posix(B, READ, 0, 9)).unwrap();
     let (cx, interrupt) = Context::for_testing(1);
     let request = posix(B, WRITE, 0, 9);
-    let mut wait = pin!(fixture.table.setlk(&cx, &request, || fixture.open()));
+    let mut wait = pin!(fixture.setlk(&cx, &request));
     assert!(poll(wait.as_mut()).is_pending());
     interrupt();
     assert_eq!(soon(wait).await, Err(Errno::EINTR));
@@ -88,8 +88,8 @@ async fn the_one_woken_hands_on_when_it_is_interrupted() {
     let (first, interrupt) = Context::for_testing(1);
     let (second, _) = Context::for_testing(2);
     let requests = [posix(B, WRITE, 0, 9), posix(C, WRITE, 0, 9)];
-    let mut first = pin!(fixture.table.setlk(&first, &requests[0], || fixture.open()));
-    let mut second = pin!(fixture.table.setlk(&second, &requests[1], || fixture.open()));
+    let mut first = pin!(fixture.setlk(&first, &requests[0]));
+    let mut second = pin!(fixture.setlk(&second, &requests[1]));
     assert!(poll(first.as_mut()).is_pending());
     assert!(poll(second.as_mut()).is_pending());
     fixture.flush(A);
@@ -106,7 +106,7 @@ async fn a_wait_that_is_dropped_leaves_nothing_behind() {
     let (cx, _) = Context::for_testing(1);
     let request = posix(B, WRITE, 0, 9);
     {
-        let mut wait = pin!(fixture.table.setlk(&cx, &request, || fixture.open()));
+        let mut wait = pin!(fixture.setlk(&cx, &request));
         assert!(poll(wait.as_mut()).is_pending());
     }
     fixture.flush(A);
@@ -120,13 +120,13 @@ async fn the_end_of_the_client_ends_waits_and_locks() {
     fixture.set(flock(A, WRITE)).unwrap();
     for request in [posix(B, WRITE, 0, 9), flock(B, WRITE)] {
         let result = waits_until(&fixture, request, |f| {
-            f.table.clear();
+            f.clear();
             f.set(posix(A, WRITE, 0, 9)).unwrap();
             f.set(flock(A, WRITE)).unwrap();
         });
         assert_eq!(result.await, Err(Errno::EINTR));
     }
-    fixture.table.clear();
+    fixture.clear();
     fixture.assert_clean();
 }
 
@@ -138,7 +138,7 @@ async fn writers_go_in_the_order_in_which_they_came() {
     let writer = async |owner| {
         let (cx, _) = Context::for_testing(1);
         let request = posix(owner, WRITE, 0, 9);
-        fixture.table.setlk(&cx, &request, || fixture.open()).await.unwrap();
+        fixture.setlk(&cx, &request).await.unwrap();
         order.borrow_mut().push(owner);
         tokio::task::yield_now().await;
         fixture.flush(owner);
@@ -156,7 +156,7 @@ async fn readers_go_together() {
     let reader = async |owner| {
         let (cx, _) = Context::for_testing(1);
         let request = posix(owner, READ, 0, 9);
-        fixture.table.setlk(&cx, &request, || fixture.open()).await.unwrap();
+        fixture.setlk(&cx, &request).await.unwrap();
         barrier.wait().await;
     };
     soon(async { tokio::join!(reader(B), reader(C), reader(D), async { fixture.flush(A) }) }).await;
@@ -168,19 +168,19 @@ async fn a_circle_over_two_files_is_a_deadlock() {
     let other = Fixture::new();
     let elsewhere = |owner| LockRequest { nodeid: NodeId(8), ..posix(owner, WRITE, 0, 0) };
     let (cx, _) = Context::for_testing(1);
-    let open_other = || other.open();
+    let open_other = other.opener();
     fixture.set(posix(A, WRITE, 0, 9)).unwrap();
-    now(fixture.table.setlk(&cx, &elsewhere(B), open_other)).unwrap();
+    now(fixture.table.setlk(&cx, &elsewhere(B), Host::Local, open_other.clone())).unwrap();
     let request = elsewhere(A);
-    let mut wait = pin!(fixture.table.setlk(&cx, &request, open_other));
+    let mut wait = pin!(fixture.table.setlk(&cx, &request, Host::Local, open_other));
     assert!(poll(wait.as_mut()).is_pending());
 
     let (cx, _) = Context::for_testing(2);
     let request = posix(B, READ, 3, 3);
-    assert_eq!(now(fixture.table.setlk(&cx, &request, || fixture.open())), Err(Errno::EDEADLK));
+    assert_eq!(now(fixture.setlk(&cx, &request)), Err(Errno::EDEADLK));
     fixture.table.release_posix(NodeId(8), B);
     soon(wait).await.unwrap();
-    fixture.table.clear();
+    fixture.clear();
     fixture.assert_clean();
 }
 
@@ -192,7 +192,7 @@ async fn two_readers_who_both_want_to_write_are_a_deadlock() {
     waits_until(&fixture, posix(A, WRITE, 0, 9), |f| {
         let (cx, _) = Context::for_testing(2);
         let request = posix(B, WRITE, 0, 9);
-        assert_eq!(now(f.table.setlk(&cx, &request, || f.open())), Err(Errno::EDEADLK));
+        assert_eq!(now(f.setlk(&cx, &request)), Err(Errno::EDEADLK));
         f.flush(B);
     })
     .await
@@ -209,8 +209,8 @@ async fn a_circle_that_a_grant_closes_is_a_deadlock() {
     let (cx_b, _) = Context::for_testing(1);
     let (cx_c, _) = Context::for_testing(2);
     let requests = [posix(B, WRITE, 0, 0), posix(C, WRITE, 5, 5)];
-    let mut b = pin!(fixture.table.setlk(&cx_b, &requests[0], || fixture.open()));
-    let mut c = pin!(fixture.table.setlk(&cx_c, &requests[1], || fixture.open()));
+    let mut b = pin!(fixture.setlk(&cx_b, &requests[0]));
+    let mut c = pin!(fixture.setlk(&cx_c, &requests[1]));
     assert!(poll(b.as_mut()).is_pending());
     assert!(poll(c.as_mut()).is_pending());
     fixture.set(posix(C, READ, 0, 0)).unwrap();
@@ -227,10 +227,10 @@ async fn one_who_was_told_to_go_on_is_no_part_of_a_circle() {
     let (cx_a, _) = Context::for_testing(1);
     let (cx_b, _) = Context::for_testing(2);
     let requests = [posix(A, WRITE, 20, 20), posix(B, WRITE, 5, 5)];
-    let mut b = pin!(fixture.table.setlk(&cx_b, &requests[1], || fixture.open()));
+    let mut b = pin!(fixture.setlk(&cx_b, &requests[1]));
     assert!(poll(b.as_mut()).is_pending());
     fixture.set(posix(A, UNLOCK, 5, 5)).unwrap();
-    let mut a = pin!(fixture.table.setlk(&cx_a, &requests[0], || fixture.open()));
+    let mut a = pin!(fixture.setlk(&cx_a, &requests[0]));
     assert!(poll(a.as_mut()).is_pending());
     soon(b).await.unwrap();
     fixture.flush(B);
@@ -257,6 +257,6 @@ async fn too_many_waiters_are_enolck() {
     let (cx, _) = Context::for_testing(1);
     let _parked: Vec<_> = std::iter::from_fn(|| cx.park().ok()).collect();
     let request = posix(B, WRITE, 0, 9);
-    assert_eq!(now(fixture.table.setlk(&cx, &request, || fixture.open())), Err(Errno::ENOLCK));
+    assert_eq!(now(fixture.setlk(&cx, &request)), Err(Errno::ENOLCK));
     assert_eq!(fixture.table.count(), 1);
 }
