@@ -178,8 +178,8 @@ impl Disk {
     ///
     /// # Errors
     /// What the host said.
-    pub fn stat(&self) -> io::Result<Stat> {
-        each!(self, image => image.stat())
+    pub async fn stat(&self) -> io::Result<Stat> {
+        each!(self, image => image.stat().await)
     }
 
     /// Reads from `offset` on: less than there is room for only where the image ends.

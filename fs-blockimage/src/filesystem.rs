@@ -100,7 +100,7 @@ impl BlockImage {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attr(&self, nodeid: NodeId) -> Result<Attr> {
+    async fn attr(&self, nodeid: NodeId) -> Result<Attr> {
         let owner = *self.owner();
         match self.file(nodeid) {
             Err(Errno::EISDIR) => {
@@ -116,7 +116,7 @@ impl BlockImage {
             }
             Err(error) => Err(error),
             Ok(()) => {
-                let stat = self.disk.stat().map_err(failed)?;
+                let stat = self.disk.stat().await.map_err(failed)?;
                 Ok(Attr {
                     ino: nodeid.0,
                     size: self.disk.len(),
@@ -131,12 +131,12 @@ impl BlockImage {
         }
     }
 
-    fn attributes(&self, nodeid: NodeId) -> Result<Attributes> {
-        Ok(Attributes { attr: self.attr(nodeid)?, ttl: TTL })
+    async fn attributes(&self, nodeid: NodeId) -> Result<Attributes> {
+        Ok(Attributes { attr: self.attr(nodeid).await?, ttl: TTL })
     }
 
-    fn entry(&self) -> Result<Entry> {
-        let attr = self.attr(FILE)?;
+    async fn entry(&self) -> Result<Entry> {
+        let attr = self.attr(FILE).await?;
         self.lookups.fetch_add(1, Ordering::Relaxed);
         Ok(Entry { nodeid: FILE, generation: 0, attr, entry_ttl: TTL, attr_ttl: TTL })
     }
@@ -192,14 +192,14 @@ impl FileSystem for BlockImage {
             (Place::InDirectory(own), LookupName::Name(name))
                 if op.parent == NodeId::ROOT && name == own.as_name() =>
             {
-                self.entry()
+                self.entry().await
             }
             _ => Err(Errno::ENOENT),
         }
     }
 
     async fn getattr(&self, _: &Context, op: GetAttr) -> Result<Attributes> {
-        self.attributes(op.nodeid)
+        self.attributes(op.nodeid).await
     }
 
     async fn setattr(&self, _: &Context, op: SetAttr) -> Result<Attributes> {
@@ -213,7 +213,7 @@ impl FileSystem for BlockImage {
             self.disk.set_len(size).await.map_err(failed)?;
         }
         *self.owner() = changed;
-        self.attributes(op.nodeid)
+        self.attributes(op.nodeid).await
     }
 
     async fn open(&self, _: &Context, op: Open) -> Result<Opened> {
@@ -302,8 +302,8 @@ impl FileSystem for BlockImage {
     async fn statfs(&self, _: &Context, _: GetStatFs) -> Result<StatFs> {
         const BLOCK: u32 = 512;
         let blocks = self.disk.len().div_ceil(BLOCK.into());
-        let bfree = blocks
-            .saturating_sub(self.disk.stat().map_err(failed)?.allocated.div_ceil(BLOCK.into()));
+        let allocated = self.disk.stat().await.map_err(failed)?.allocated;
+        let bfree = blocks.saturating_sub(allocated.div_ceil(BLOCK.into()));
         Ok(StatFs {
             blocks,
             bfree,

@@ -34,8 +34,8 @@ impl Raw {
         self.file.alignment()
     }
 
-    pub(crate) fn stat(&self) -> io::Result<Stat> {
-        self.file.stat()
+    pub(crate) async fn stat(&self) -> io::Result<Stat> {
+        self.file.stat().await
     }
 
     pub(crate) fn len(&self) -> u64 {

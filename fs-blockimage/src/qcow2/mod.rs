@@ -88,10 +88,10 @@ impl Qcow2 {
         self.alignment
     }
 
-    pub(crate) fn stat(&self) -> io::Result<Stat> {
-        let mut stat = self.metadata.file().stat()?;
+    pub(crate) async fn stat(&self) -> io::Result<Stat> {
+        let mut stat = self.metadata.file().stat().await?;
         if let Some(data) = &self.data {
-            stat.allocated += data.stat()?.allocated;
+            stat.allocated += data.stat().await?.allocated;
         }
         Ok(stat)
     }

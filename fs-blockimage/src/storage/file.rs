@@ -9,7 +9,7 @@ use std::{
 
 use fsrv::types::Timestamp;
 use fsrv_transport::{
-    io::{self as file_io, Cost, File, LONG_TO_FREE, SyncKind},
+    io::{self as file_io, Cost, File, HostMount, LONG_TO_FREE, Pool as Threads, SyncKind},
     mem::{InBuf, OutBuf, Pool},
 };
 use rustix::fs::{
@@ -46,12 +46,17 @@ pub(crate) struct HostFile {
     alignment: u32,
     /// What calls on it cost that are neither reads nor writes.
     calls: Arc<Cost>,
+    /// Where it is asked, when another machine or process has it, which may never answer.
+    threads: Option<Arc<Threads>>,
     /// Zeroes to write where the host cannot make them.
     pool: Pool,
     probe: Option<Arc<dyn Probe>>,
     /// The error of the first sync that failed.
     failed_sync: Mutex<Option<i32>>,
 }
+
+/// Threads that wait for another machine or process, at most.
+const THREADS: usize = 64;
 
 /// The most zeroes written by one call.
 const ZEROES_MAX: u64 = 1 << 20;
@@ -114,14 +119,19 @@ impl HostFile {
             Err(cause) => OpenError::Lock { path: path.to_owned(), cause },
         })?;
         let cannot_io = |cause| OpenError::Open { path: path.to_owned(), cause };
-        let waits = file_io::may_wait(&cached);
+        let waits = HostMount::of(&cached).may_wait();
+        let threads = waits.then(|| Threads::new(THREADS));
         let cost = |local: fn() -> Cost| Arc::new(if waits { Cost::waits() } else { local() });
         let writes = cost(Cost::quick_writes);
-        let cached = File::new(cached, writes.clone()).map_err(cannot_io)?;
+        let file = |fd| match &threads {
+            None => File::new(fd, writes.clone()),
+            Some(threads) => File::remote(fd, writes.clone(), threads.clone()),
+        };
+        let cached = file(cached).map_err(cannot_io)?;
         let (data, alignment) = if direct {
             let data = open(OFlags::DIRECT).map_err(cannot)?;
             let alignment = direct_alignment(&data);
-            (File::new(data, writes).map_err(cannot_io)?, alignment)
+            (file(data).map_err(cannot_io)?, alignment)
         } else {
             (cached.clone(), 1)
         };
@@ -132,6 +142,7 @@ impl HostFile {
             is_block_device,
             alignment,
             calls: cost(Cost::quick),
+            threads,
             pool: Pool::new(),
             probe: None,
             failed_sync: Mutex::default(),
@@ -159,7 +170,7 @@ impl HostFile {
         self.alignment
     }
 
-    /// Bytes in the file.
+    /// Bytes in the file. Where another machine has it, it is not asked: nobody else changes the file, as its locks say.
     ///
     /// # Errors
     /// What the host said.
@@ -167,15 +178,38 @@ impl HostFile {
         if self.is_block_device {
             return Ok(seek(&self.cached, SeekFrom::End(0))?);
         }
-        Ok(fstat(&self.cached)?.st_size.cast_unsigned())
+        let flags = match self.threads {
+            None => AtFlags::EMPTY_PATH,
+            Some(_) => AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+        };
+        Ok(statx(&self.cached, c"", flags, StatxFlags::SIZE)?.stx_size)
+    }
+
+    /// Runs `call`, which asks the host.
+    ///
+    /// # Errors
+    /// What the host said.
+    async fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&File) -> rustix::io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let file = self.cached.clone();
+        let call = move || call(&file);
+        Ok(match &self.threads {
+            None => file_io::run(&self.calls, call).await,
+            Some(threads) => threads.run(call).await,
+        }??)
     }
 
     /// What the host knows of it.
     ///
     /// # Errors
     /// What the host said.
-    pub(crate) fn stat(&self) -> io::Result<Stat> {
-        let stat = fstat(&self.cached)?;
+    pub(crate) async fn stat(&self) -> io::Result<Stat> {
+        let stat = match self.threads {
+            None => fstat(&self.cached)?,
+            Some(_) => self.ask(|file| fstat(file)).await?,
+        };
         let allocated =
             if self.is_block_device { self.len()? } else { stat.st_blocks.cast_unsigned() * 512 };
         let time = |sec, nsec| Timestamp { sec, nsec: u32::try_from(nsec).unwrap_or_default() };
@@ -293,19 +327,20 @@ impl HostFile {
     /// What the host said; EINVAL for a block device, which has the size it has.
     pub(crate) async fn set_len(&self, len: u64) -> io::Result<()> {
         let op = self.watch(|| HostOp::SetLen(len))?;
-        let file = self.cached.clone();
-        let cut = move || ftruncate(&file, len);
-        let done = match self.frees_much(len) {
-            true => file_io::aside(cut).await,
-            false => file_io::run(&self.calls, cut).await,
-        };
-        op.end(done.and_then(|done| Ok(done?)))
+        if self.threads.is_none() && self.frees_much(len) {
+            let file = self.cached.clone();
+            let done = file_io::aside(move || ftruncate(&file, len)).await;
+            return op.end(done.and_then(|done| Ok(done?)));
+        }
+        op.end(self.ask(move |file| ftruncate(file, len)).await)
     }
 
     /// Whether cutting the file to `len` bytes takes long. Where calls wait, they do so on another thread anyway.
     fn frees_much(&self, len: u64) -> bool {
+        let allocated =
+            || Ok::<u64, rustix::io::Errno>(fstat(&self.cached)?.st_blocks.cast_unsigned() * 512);
         self.calls.is_quick()
-            && self.stat().is_ok_and(|stat| stat.allocated.saturating_sub(len) > LONG_TO_FREE)
+            && allocated().is_ok_and(|allocated| allocated.saturating_sub(len) > LONG_TO_FREE)
     }
 
     /// Gives `offset..offset + len` space, and the file the length for it.
@@ -368,15 +403,14 @@ impl HostFile {
             // It does not tell what is in use.
             return Ok((what == Seek::Data).then_some(offset));
         }
-        let file = self.cached.clone();
         let to = match what {
             Seek::Data => SeekFrom::Data(offset),
             Seek::Hole => SeekFrom::Hole(offset),
         };
-        match file_io::run(&self.calls, move || seek(&file, to)).await? {
+        match self.ask(move |file| seek(file, to)).await {
             Ok(found) => Ok(Some(found)),
-            Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

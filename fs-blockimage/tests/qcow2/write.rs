@@ -264,12 +264,12 @@ fn what_is_discarded_gives_its_space_back() {
             let disk = lab.open_writable("image").await;
             lab.write(&disk, 0, &[1; 8 * MIB as usize]).await.unwrap();
             disk.flush().await.unwrap();
-            let before = disk.stat().unwrap().allocated;
+            let before = disk.stat().await.unwrap().allocated;
             disk.zero(MIB, 6 * MIB, Zeroing::Free).await.unwrap();
             disk.flush().await.unwrap();
-            assert!(disk.stat().unwrap().allocated <= before - 5 * MIB, "{options}");
+            assert!(disk.stat().await.unwrap().allocated <= before - 5 * MIB, "{options}");
             disk.set_len(MIB).await.unwrap();
-            assert!(disk.stat().unwrap().allocated <= before - 6 * MIB, "{options}");
+            assert!(disk.stat().await.unwrap().allocated <= before - 6 * MIB, "{options}");
             drop(disk);
         }
     });
