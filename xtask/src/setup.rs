@@ -28,9 +28,10 @@ pub(crate) struct CrateProgram {
     version: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 13] = [
+const PACKAGES: [Package; 14] = [
     Package { name: "acl", gives: "setfacl" },
     Package { name: "attr", gives: "setfattr" },
+    Package { name: "bindfs", gives: "bindfs" },
     Package { name: "e2fsprogs", gives: "mkfs.ext4" },
     Package { name: "fio", gives: "fio" },
     Package { name: "fuse3", gives: "fusermount3" },

@@ -7,6 +7,7 @@ mod data;
 mod export;
 mod formats;
 mod host;
+mod hung;
 mod lifetime;
 mod locks;
 mod machine;

@@ -5,6 +5,7 @@
 mod chains;
 mod device;
 mod dirty;
+mod hung;
 mod leaving;
 mod locks;
 mod memory;
