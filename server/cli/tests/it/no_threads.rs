@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::mount::is_mounted;
 use crate::served::{FSRV, Served, directory};
 
-const ENGINES: [&str; 3] = ["uring", "threads", "auto"];
+pub(crate) const ENGINES: [&str; 3] = ["uring", "threads", "auto"];
 const BLOCK: usize = 4096;
 const AT_ONCE: usize = 16;
 
@@ -22,10 +22,10 @@ const AT_ONCE: usize = 16;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A cgroup with a limit on threads and processes.
-struct Pids(PathBuf);
+pub(crate) struct Pids(PathBuf);
 
 impl Pids {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("fsrv-test-{}-{name}", std::process::id());
         // Version 1, and version 2 where its root has the controller.
         let made = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find_map(|root| {
@@ -43,7 +43,7 @@ impl Pids {
     }
 
     /// No more of them than there are.
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         // Threads that are starting or ending are counted too.
         let mut now = 0;
         until(|| {
@@ -55,7 +55,7 @@ impl Pids {
         self.limit(now);
     }
 
-    fn take(&self, pid: u32) {
+    pub(crate) fn take(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 

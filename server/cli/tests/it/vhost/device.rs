@@ -36,7 +36,7 @@ pub(super) struct Footprint {
     pub(super) descriptors: usize,
     /// Mapped memory of front-ends.
     pub(super) guests: usize,
-    /// Threads that are not helpers of Tokio or io_uring, which come and go.
+    /// Threads that do not come and go, as those do that wait for files.
     pub(super) threads: usize,
 }
 
@@ -215,8 +215,11 @@ impl Footprint {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-        let is_helper =
-            |name: &String| ["tokio", "iou-"].iter().any(|helper| name.starts_with(helper));
+        let is_helper = |name: &String| {
+            ["fsrv-pool", "fsrv-closer", "fsrv-aside", "iou-"]
+                .iter()
+                .any(|helper| name.starts_with(helper))
+        };
         Self {
             descriptors: links(pid).len(),
             guests: maps.lines().filter(|line| line.contains("/memfd:")).count(),

@@ -10,6 +10,7 @@ mod leaving;
 mod locks;
 mod memory;
 mod messages;
+mod no_threads;
 mod profile;
 mod queues;
 mod starting;
