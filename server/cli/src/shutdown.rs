@@ -57,13 +57,18 @@ async fn unmount_when_idle(mount: &Arc<Mount>, threads: &Pool) -> io::Result<()>
         let mut said = false;
         loop {
             // It may wait for the server, which may hang: on a thread that is left behind then.
-            match on_thread(mount, threads, Mount::unmount).await {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-                result => return result,
-            }
+            let why = match on_thread(mount, threads, Mount::unmount).await {
+                Err(error) => match error.kind() {
+                    io::ErrorKind::ResourceBusy => "it is in use".to_owned(),
+                    // fusermount3 cannot be started.
+                    io::ErrorKind::WouldBlock => error.to_string(),
+                    _ => return Err(error),
+                },
+                Ok(()) => return Ok(()),
+            };
             if !std::mem::replace(&mut said, true) {
-                let limit = BUSY_LIMIT.as_secs();
-                tracing::info!("{} is in use; waiting {limit} s for it", mount.path().display());
+                let (path, limit) = (mount.path().display(), BUSY_LIMIT.as_secs());
+                tracing::info!("{path} is not unmounted yet: {why}; waiting {limit} s");
             }
             sleep(RETRY).await;
         }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::mount::is_mounted;
 use crate::served::{FSRV, Served, directory};
@@ -113,11 +114,7 @@ fn starts_or_says_why(pids: &Pids, engine: &str, place: &[&str], is_there: impl 
         });
         let Some(status) = ended else {
             assert!(max > 2, "{max} are not enough");
-            rustix::process::kill_process(
-                rustix::process::Pid::from_child(&server.0),
-                rustix::process::Signal::TERM,
-            )
-            .unwrap();
+            kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
             until(|| server.0.try_wait().unwrap().is_some());
             return;
         };

@@ -6,8 +6,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::process::Signal;
 
 use super::user::{NOBODY, User};
 use crate::served::{FSRV, Served};
@@ -27,7 +29,7 @@ fn a_server_of_an_ordinary_user_serves_that_user() {
         .expect("unshare");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.contains("both parts are done"), "{said}");
+    assert!(output.status.success() && said.contains("all parts are done"), "{said}");
 }
 
 /// Not a test: what the one above does.
@@ -44,7 +46,8 @@ fn in_a_namespace() {
     rustix::mount::mount_bind(&device, "/dev/fuse").unwrap();
     the_user_is_served();
     the_user_may_no_more_than_without_a_server();
-    println!("both parts are done");
+    who_can_start_no_program_unmounts_when_it_can();
+    println!("all parts are done");
 }
 
 fn the_user_is_served() {
@@ -90,6 +93,24 @@ fn the_user_may_no_more_than_without_a_server() {
     });
     assert_eq!(errnos, [Err(Some(libc::EACCES)); 2]);
     served.stop();
+}
+
+fn who_can_start_no_program_unmounts_when_it_can() {
+    let place = crate::served::directory();
+    let mut served = Served::by(&runner(place.path()), &[]);
+    let ids = [format!("--reuid={}", NOBODY.uid), format!("--regid={}", NOBODY.gid)];
+    let limit_to = |processes: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(&ids).args(["--clear-groups", "prlimit", "--pid"]);
+        command.arg(served.mount.pid().to_string()).arg(format!("--nproc={processes}:"));
+        assert!(command.status().unwrap().success());
+    };
+    // The user has more threads, so that fusermount3 cannot be started.
+    limit_to("1");
+    served.mount.signal(Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    limit_to("1000");
+    served.mount.ended().unwrap();
 }
 
 /// A script that becomes the server of an ordinary user.
