@@ -156,6 +156,35 @@ fn a_call_that_is_given_up_later_ends_and_its_result_is_dropped_there() {
 }
 
 #[test]
+fn no_call_is_lost_among_others_that_are_given_up() {
+    let pool = Pool::new(3);
+    let made = Arc::new(AtomicUsize::new(0));
+    let ask = |asker: usize| {
+        let (pool, made) = (pool.clone(), made.clone());
+        move || {
+            let runtime = runtime();
+            let mut kept = 0;
+            for nth in 0..3000 {
+                let made = made.clone();
+                let mut call = Box::pin(pool.run(move || made.fetch_add(1, Ordering::SeqCst)));
+                if (nth + asker).is_multiple_of(3) {
+                    let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    continue;
+                }
+                runtime.block_on(call).unwrap();
+                kept += 1;
+            }
+            kept
+        }
+    };
+    let askers: Vec<_> = (0..6).map(|asker| thread::spawn(ask(asker))).collect();
+    let kept: usize = askers.into_iter().map(|asker| asker.join().unwrap()).sum();
+    let made = made.load(Ordering::SeqCst);
+    assert!((kept..=6 * 3000).contains(&made), "{made} calls made, {kept} waited for");
+    assert!(format!("{pool:?}").contains("waiting: 0"), "{pool:?}");
+}
+
+#[test]
 fn threads_end_when_they_have_nothing_to_do() {
     let pool = Pool::new(2);
     let id = runtime().block_on(pool.run(rustix::thread::gettid)).unwrap();
