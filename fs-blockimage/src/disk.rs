@@ -30,7 +30,7 @@ pub struct Disk {
 
 #[derive(Debug)]
 enum Image {
-    Raw(Raw),
+    Raw(Box<Raw>),
     Qcow2(Box<Qcow2>),
 }
 
@@ -140,7 +140,7 @@ impl Disk {
             }
         };
         let image = match format {
-            Format::Raw => Image::Raw(Raw::new(file).map_err(cannot)?),
+            Format::Raw => Image::Raw(Box::new(Raw::new(file).map_err(cannot)?)),
             Format::Qcow2 => Image::Qcow2(Box::new(Qcow2::open(file, options).await?)),
         };
         Ok(Self { image, is_writable: options.writable })

@@ -9,6 +9,7 @@ mod attributes;
 mod disk;
 mod error;
 mod filesystem;
+mod joined;
 mod open;
 mod probe;
 mod qcow2;

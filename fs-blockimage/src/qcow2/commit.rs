@@ -9,7 +9,7 @@
 //! 3. L2 tables; a sync. They refer to data and have refcounts.
 //! 4. The L1 table; a sync. It refers to L2 tables of step 3.
 //! 5. The header; a sync.
-//! 6. Refcounts where they fall: nothing refers to these clusters any more.
+//! 6. Refcounts where they fall: nothing refers to these clusters any more. Their space is given back to the host.
 //!
 //! A cut leaves clusters that nobody uses at worst. Steps without anything to write cost nothing; usually there are
 //! two syncs.
@@ -37,6 +37,9 @@ impl Metadata {
     /// What the host said: the next commit tries again what the file does not have. It fails where a sync has failed.
     pub(super) async fn commit(&self, data: Option<&HostFile>) -> io::Result<()> {
         self.commit_all(data).await?;
+        if self.free_abandoned().await? {
+            self.commit_all(data).await?;
+        }
         self.is_settled();
         Ok(())
     }
@@ -66,7 +69,12 @@ impl Metadata {
         }
         for (at, raised, block) in &lowered {
             self.bring(*at, raised, block).await?;
+            if let Some(&of) = new.refblocks.get(at) {
+                self.note_freed(of, raised, block);
+            }
         }
+        self.note_unused_as_free().await?;
+        self.give_back().await?;
         self.pending()
             .retain(|at, now| !blocks.get(at).is_some_and(|written| Arc::ptr_eq(written, now)));
         Ok(())
@@ -110,7 +118,7 @@ impl Metadata {
 
     /// A block of refcounts in which none is lower than the file has it `now`.
     fn raised(&self, old: &Layout, at: u64, now: &[u8], block: &Arc<[u8]>) -> Arc<[u8]> {
-        if !old.refblocks.contains(&at) {
+        if !old.refblocks.contains_key(&at) {
             // What is there is no block of refcounts.
             return block.clone();
         }

@@ -16,9 +16,10 @@ use miniz_oxide::inflate::{
 
 use super::{
     Metadata, Qcow2,
+    imago::Handle,
     layout::{self, COMPRESSED},
 };
-use crate::storage::{Handle, Way};
+use crate::storage::Way;
 
 /// Where the data of a compressed cluster is.
 struct Place {
@@ -107,7 +108,7 @@ impl Qcow2 {
         let out = self.read_extents(out, start, len, Way::Cached).await?;
         let mut cluster = out.finish().as_host_bytes().to_vec();
         change(&mut cluster)?;
-        let mapping = self.format.prepare_data_mapping(start, len as u64, true).await?;
+        let mapping = self.prepare(start, len as u64).await?;
         let offset = mapping.offset();
         let file = mapping.storage().file_to_write(offset, len as u64)?;
         file.write_bytes(offset, &cluster).await?;

@@ -4,7 +4,7 @@ use std::{fmt, ops::Deref};
 
 use imago::FormatAccess;
 
-use crate::storage::Handle;
+use super::imago::Handle;
 
 /// An opened backing image.
 #[derive(Debug)]

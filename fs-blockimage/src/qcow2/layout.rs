@@ -1,6 +1,6 @@
 //! Which cluster of an image holds what.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashMap, ops::Range};
 
 use super::header::Table;
 
@@ -18,7 +18,9 @@ pub(super) const COMPRESSED: u64 = 1 << 62;
 pub(super) struct Layout {
     pub(super) reftable: Table,
     pub(super) l1: Table,
-    pub(super) refblocks: HashSet<u64>,
+    /// Where they are, and which of them each is.
+    pub(super) refblocks: HashMap<u64, u64>,
+    in_order: Vec<u64>,
 }
 
 /// What a cluster of metadata is.
@@ -36,17 +38,23 @@ impl Layout {
         match cluster {
             0 => Kind::Header,
             at if self.reftable.contains(at) => Kind::Reftable,
-            at if self.refblocks.contains(&at) => Kind::Refblock,
+            at if self.refblocks.contains_key(&at) => Kind::Refblock,
             at if self.l1.contains(at) => Kind::L1,
             _ => Kind::L2,
         }
     }
 
+    /// Where the block of refcounts with this index is.
+    pub(super) fn refblock(&self, index: u64) -> Option<u64> {
+        self.in_order.get(usize::try_from(index).ok()?).copied().filter(|&at| at != 0)
+    }
+
     /// The layout with these tables; `entries` is the content of the refcount table.
     pub(super) fn new(reftable: Table, l1: Table, entries: &[u8]) -> Self {
-        let refblocks =
-            numbers(entries).map(|entry| entry & REFBLOCK).filter(|&at| at != 0).collect();
-        Self { reftable, l1, refblocks }
+        let in_order: Vec<_> = numbers(entries).map(|entry| entry & REFBLOCK).collect();
+        let all = in_order.iter().copied().zip(0..);
+        let refblocks = all.filter(|&(at, _)| at != 0).collect();
+        Self { reftable, l1, refblocks, in_order }
     }
 }
 

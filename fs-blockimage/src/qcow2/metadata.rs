@@ -1,7 +1,7 @@
 //! Header and tables of an image, and what of them is not in the file yet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt, io,
     ops::Range,
     sync::{
@@ -13,6 +13,7 @@ use std::{
 use super::{
     bitmaps::{Bitmap, Change},
     features,
+    given_up::GivenUp,
     header::{self, Fault, Header, Table},
     layout::{self, Kind, Layout},
     ownership::{Claims, Ownership, REPAIR},
@@ -50,8 +51,13 @@ pub(crate) struct Metadata {
     freed: AtomicBool,
     /// Whether there are L2 tables that snapshots refer to.
     has_shared_tables: AtomicBool,
-    /// Whether imago has moved the refcount table.
-    reftable_moved: AtomicBool,
+    pub(super) given_up: Mutex<GivenUp>,
+    /// What is free in the file, and not given back to the host yet.
+    pub(super) free: Mutex<Vec<Range<u64>>>,
+    /// Where data was that may be free.
+    pub(super) unused: Mutex<Vec<Range<u64>>>,
+    /// Clusters that became tables.
+    pub(super) made: Mutex<HashSet<u64>>,
     /// How often the host failed to give metadata.
     failures: AtomicU64,
     /// What the tables may not refer to, when they are to be changed.
@@ -80,7 +86,10 @@ impl Metadata {
             reach: AtomicU64::default(),
             freed: AtomicBool::default(),
             has_shared_tables: AtomicBool::default(),
-            reftable_moved: AtomicBool::default(),
+            given_up: Mutex::default(),
+            free: Mutex::default(),
+            unused: Mutex::default(),
+            made: Mutex::default(),
             failures: AtomicU64::default(),
             ownership: OnceLock::new(),
             is_external: header.data_file.is_some(),
@@ -206,21 +215,23 @@ impl Metadata {
         self.reach.load(Ordering::Relaxed)
     }
 
-    /// imago is about to free clusters.
-    ///
-    /// # Errors
-    /// When it must not: they stay allocated then, and nobody uses them.
-    pub(crate) fn note_freed(&self) -> io::Result<()> {
-        // One of its operations frees a shared L2 table, and with it the old refcount table when that was moved just
-        // before, and then allocates: it could take a cluster that the file still refers to. The L2 table itself it
-        // does not get, for a snapshot has it.
-        if self.has_shared_tables.load(Ordering::Relaxed)
-            && self.reftable_moved.load(Ordering::Relaxed)
-        {
-            return Err(io::Error::other("the refcount table was moved"));
-        }
+    /// Whether a cluster was metadata when the image was opened.
+    pub(super) fn is_owned(&self, at: u64) -> bool {
+        self.ownership.get().is_some_and(|ownership| ownership.owns(at))
+    }
+
+    /// Whether there are L2 tables that snapshots refer to.
+    pub(super) fn has_shared_tables(&self) -> bool {
+        self.has_shared_tables.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn share_tables(&self) {
+        self.has_shared_tables.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_free(&self) {
         self.freed.store(true, Ordering::Release);
-        Ok(())
     }
 
     /// For imago.
@@ -229,13 +240,14 @@ impl Metadata {
     /// What the host said, and for tables that refer to what they must not.
     pub(crate) async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = self.view(offset, len).await.inspect_err(|_| self.note_failure())?;
+        self.is_known(offset);
         if offset < self.cluster() {
             self.disguise(offset as usize, &mut bytes);
         } else if let Some(ownership) = self.ownership.get()
             && len as u64 == self.cluster()
             && !self.is_external
         {
-            ownership.check_l2(offset, &bytes, |_| false).map_err(io::Error::other)?;
+            ownership.check_l2(offset, &bytes, |at| self.is_made(at)).map_err(io::Error::other)?;
         }
         Ok(bytes)
     }
@@ -267,20 +279,36 @@ impl Metadata {
     /// What the host said.
     pub(crate) async fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
         if offset >= self.cluster() {
-            return self.put(offset, &bytes).await.inspect_err(|_| self.note_failure());
+            let put = self.put_table(offset, bytes).await;
+            return put.inspect_err(|_| self.note_failure());
         }
         if offset != 0 || bytes.len() != header::V2_LEN {
             return Err(io::Error::other("no such part of the header is written"));
         }
         let (l1, reftable) = header::tables(&bytes, self.cluster_bits);
         self.cover.store(header::cover(l1.entries, self.cluster_bits), Ordering::Release);
-        if reftable.offset != self.layout().reftable.offset {
-            self.reftable_moved.store(true, Ordering::Relaxed);
-        }
+        let before = self.view(0, header::V2_LEN).await.inspect_err(|_| self.note_failure())?;
+        let (_, old) = header::tables(&before, self.cluster_bits);
         // Where the two tables are is all that it changes.
         for range in [header::L1, header::REFTABLE] {
             let put = self.put(range.start as u64, &bytes[range]).await;
             put.inspect_err(|_| self.note_failure())?;
+        }
+        if old.offset != reftable.offset {
+            self.replaces_reftable(old);
+        }
+        Ok(())
+    }
+
+    /// A table, or a part of the L1 table or the refcount table.
+    async fn put_table(&self, offset: u64, mut bytes: Vec<u8>) -> io::Result<()> {
+        let is_entry = bytes.len() == 8 && self.layout().l1.contains(offset);
+        let old = if is_entry { self.view(offset, 8).await? } else { Vec::new() };
+        self.take_given_up(offset, &mut bytes);
+        self.note_made(offset, bytes.len() as u64);
+        self.put(offset, &bytes).await?;
+        if is_entry {
+            self.replaces_entry(&old, &bytes);
         }
         Ok(())
     }
@@ -370,7 +398,8 @@ impl Metadata {
 
     /// An error where `offset..offset + len` is no place for data.
     ///
-    /// What is metadata at the time is known by the last commit, and by what waits for the next one.
+    /// What is metadata at the time is known by the last commit, by what waits for the next one, and by what became a
+    /// table since the image was opened.
     ///
     /// # Errors
     /// When some of it is metadata, or farther than an L2 entry can say.
@@ -381,7 +410,8 @@ impl Metadata {
         }
         let layout = self.layout();
         let pending = self.pending();
-        let is_metadata = |at: u64| layout.kind(at) != Kind::L2 || pending.contains_key(&at);
+        let is_metadata =
+            |at: u64| layout.kind(at) != Kind::L2 || pending.contains_key(&at) || self.is_made(at);
         match (offset & !(cluster - 1)..offset + len)
             .step_by(cluster as usize)
             .find(|&at| is_metadata(at))
@@ -408,7 +438,6 @@ impl Metadata {
     /// The file refers to nothing that imago has freed.
     pub(super) fn is_settled(&self) {
         self.freed.store(false, Ordering::Release);
-        self.reftable_moved.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,7 +7,10 @@ mod bitmaps;
 mod commit;
 mod compressed;
 mod features;
+mod give_back;
+mod given_up;
 mod header;
+mod imago;
 mod layer;
 mod layout;
 mod metadata;
@@ -29,13 +32,15 @@ use std::{
     },
 };
 
-use imago::FormatAccess;
+use ::imago::{FormatAccess, format::drivers::PreparedDataMapping};
 use tokio::sync::{Mutex, RwLock, Semaphore};
 
+use self::imago::Handle;
 pub(crate) use self::{header::MAGIC, metadata::Metadata};
 use crate::{
     disk::{self, Stat},
-    storage::{Handle, HostFile},
+    joined::Joined,
+    storage::HostFile,
 };
 
 /// Clusters that are decompressed at once, at the most. Each takes memory for three clusters.
@@ -43,6 +48,9 @@ const DECOMPRESSING: usize = 16;
 
 /// Bytes of metadata that wait in memory for a commit, about at the most.
 const PENDING_MAX: usize = 32 << 20;
+
+/// Bytes that were freed and wait for a commit before they are given back to the host, about at the most.
+const FREED_MAX: u64 = 64 << 20;
 
 /// A qcow2 image.
 #[derive(Debug)]
@@ -59,6 +67,7 @@ pub(crate) struct Qcow2 {
     /// Bytes in the backing file, as clients would see it.
     backing_len: u64,
     alignment: u32,
+    flushes: Joined,
     /// One change of length after the other. Taken before `allocating`.
     resizing: Mutex<()>,
     /// Whoever may change the map. Taken before `access`.
@@ -74,6 +83,8 @@ pub(crate) struct Qcow2 {
 struct Changes {
     /// Whether the map has.
     is_any: bool,
+    /// Bytes that were freed, about.
+    freed: u64,
     /// Whether the map in memory may be wrong: nothing of it may reach the file any more.
     is_broken: bool,
 }
@@ -97,6 +108,10 @@ impl Qcow2 {
     }
 
     pub(crate) async fn flush(&self) -> io::Result<()> {
+        self.flushes.join(async || self.flush_now().await).await
+    }
+
+    async fn flush_now(&self) -> io::Result<()> {
         let mut changes = self.allocating.lock().await;
         if changes.is_any || self.metadata.pending_bytes() > 0 || changes.is_broken {
             return self.commit(&mut changes).await;
@@ -120,6 +135,7 @@ impl Qcow2 {
         }
         self.metadata.commit(self.data.as_deref()).await?;
         changes.is_any = false;
+        changes.freed = 0;
         Ok(())
     }
 
@@ -127,14 +143,40 @@ impl Qcow2 {
     async fn changing<T>(&self, change: impl AsyncFnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut changes = self.allocating.lock().await;
         if self.metadata.freed() || changes.is_broken {
-            // A commit failed before; what was freed must not be used again without one.
+            // What was freed must not be used again without a commit.
             self.commit(&mut changes).await?;
         }
         let result = self.noting(&mut changes, change).await;
-        if self.metadata.freed() || self.metadata.pending_bytes() > PENDING_MAX {
+        self.settle(&mut changes).await?;
+        result
+    }
+
+    /// The same for what frees clusters, and allocates none. Returns how many bytes it changed.
+    async fn freeing(&self, change: impl AsyncFnOnce() -> io::Result<u64>) -> io::Result<u64> {
+        let mut changes = self.allocating.lock().await;
+        if changes.is_broken {
             self.commit(&mut changes).await?;
         }
+        let result = self.noting(&mut changes, change).await;
+        if self.metadata.freed() {
+            changes.freed += result.as_ref().unwrap_or(&0);
+        }
+        self.settle(&mut changes).await?;
         result
+    }
+
+    /// After a change: what waits for a commit is not to become too much.
+    async fn settle(&self, changes: &mut Changes) -> io::Result<()> {
+        let is_much = changes.freed > FREED_MAX || self.metadata.pending_bytes() > PENDING_MAX;
+        if is_much || self.metadata.has_abandoned() { self.commit(changes).await } else { Ok(()) }
+    }
+
+    /// A place for data, which the map shows when it is committed. The caller is alone among those who change the map.
+    async fn prepare(&self, at: u64, len: u64) -> io::Result<PreparedDataMapping<'_, Handle>> {
+        self.metadata.is_allocating(true);
+        let prepared = self.format.prepare_data_mapping(at, len, true).await;
+        self.metadata.is_allocating(false);
+        prepared
     }
 
     /// Runs `change`, and notes whether the map in memory can be trusted after it.

@@ -8,14 +8,16 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 use super::{
     Changes, DECOMPRESSING, Qcow2,
     header::{Fault, Header},
+    imago::Handle,
     layer::Layer,
     metadata::Metadata,
     references::{Reference, References},
 };
 use crate::{
     error::OpenError,
+    joined::Joined,
     open::{Format, Options},
-    storage::{Access, Handle, HostFile},
+    storage::{Access, HostFile},
 };
 
 /// What O_DIRECT can ask of offsets.
@@ -76,6 +78,7 @@ impl Qcow2 {
             metadata,
             backing_len,
             alignment,
+            flushes: Joined::default(),
             resizing: Mutex::default(),
             allocating: Mutex::new(Changes::default()),
             access: RwLock::default(),
@@ -110,7 +113,7 @@ impl Link {
 }
 
 /// imago's part. It has a handle of its own for data in any case, so that the other is for metadata alone.
-async fn open_layer(
+pub(super) async fn open_layer(
     metadata: Arc<Metadata>,
     data: Handle,
     backing: Option<Layer>,

@@ -166,6 +166,10 @@ impl Ownership {
         self.owned.iter().any(|owned| owned.least > 1)
     }
 
+    pub(super) fn owns(&self, cluster: u64) -> bool {
+        self.find(cluster).is_some()
+    }
+
     fn find(&self, cluster: u64) -> Option<&Owned> {
         let found = self.owned.binary_search_by_key(&cluster, |owned| owned.cluster);
         found.ok().and_then(|index| self.owned.get(index))

@@ -8,10 +8,10 @@ use std::{
 use fsrv_transport::mem::{Filled, OutBuf};
 use imago::Mapping;
 
-use super::Qcow2;
+use super::{Qcow2, imago::Handle};
 use crate::{
     disk::is_aligned,
-    storage::{Handle, HostFile, Seek, Way},
+    storage::{HostFile, Seek, Way},
 };
 
 /// How long one call looks for data or a hole.

@@ -38,6 +38,33 @@ pub(super) fn nth(block: &[u8], index: usize, order: u32) -> u64 {
     }
 }
 
+/// Makes the refcount with this index smaller, but not less than 0.
+pub(super) fn lower(block: &mut [u8], index: usize, order: u32, by: u64) {
+    let count = nth(block, index, order).saturating_sub(by);
+    match order {
+        0..3 => {
+            let bit = index << order;
+            let mask = (1_u8 << (1 << order)) - 1;
+            if let Some(byte) = block.get_mut(bit / 8) {
+                *byte = *byte & !(mask << (bit % 8)) | (count as u8) << (bit % 8);
+            }
+        }
+        _ => {
+            let width = 1 << (order - 3);
+            let place = block.get_mut(index * width..).and_then(|rest| rest.get_mut(..width));
+            if let Some(place) = place {
+                place.copy_from_slice(&count.to_be_bytes()[8 - width..]);
+            }
+        }
+    }
+}
+
+/// Which refcounts are 0 in `new`, and are not in `old`.
+pub(super) fn freed(old: &[u8], new: &[u8], order: u32) -> impl Iterator<Item = usize> {
+    (0..(new.len() << 3) >> order)
+        .filter(move |&index| nth(new, index, order) == 0 && nth(old, index, order) != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +78,23 @@ mod tests {
         assert_eq!(higher(&[1, 0, 0, 9], &[0, 255, 1, 0], 4), [1, 0, 1, 0]);
         let (one, other) = ([0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 255]);
         assert_eq!(higher(&one, &other, 6), one);
+    }
+
+    #[test]
+    fn a_refcount_is_lowered_and_no_other() {
+        for order in 0..=6 {
+            let mut block = vec![0xff; 64];
+            let last = (64 << 3 >> order) - 1;
+            let most = nth(&block, 1, order);
+            lower(&mut block, 1, order, 1);
+            assert_eq!(nth(&block, 1, order), most - 1);
+            assert!([0, 2, last].iter().all(|&index| nth(&block, index, order) == most));
+            lower(&mut block, last, order, u64::MAX);
+            assert_eq!((nth(&block, last, order), nth(&block, last - 1, order)), (0, most));
+            let freed: Vec<_> = freed(&[0xff; 64], &block, order).collect();
+            assert_eq!(freed, if order == 0 { vec![1, last] } else { vec![last] });
+            lower(&mut block, 1 << 20, order, 1);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     bitmaps::Change,
     header::{self, ENTRIES_MAX},
     read::Pace,
+    zero::Space,
 };
 use crate::disk::{Resize, Zeroing};
 
@@ -60,9 +61,12 @@ impl Qcow2 {
 
     async fn shrink(&self, old: u64, new: u64) -> io::Result<()> {
         self.changing(async || self.metadata.set_len(new).await).await?;
-        // Whoever still uses the old length is to be done before.
+        // Whoever still uses the old length is to be done before. What is below the image shows through only where the
+        // file knows that it has ended.
+        self.commit(&mut *self.allocating.lock().await).await?;
         drop(self.access.write().await);
-        self.zero_range(new..self.next_cluster(old), Zeroing::Free).await
+        self.zero_range(new..self.next_cluster(old), Space::CutOff).await?;
+        self.commit(&mut *self.allocating.lock().await).await
     }
 
     async fn grow(&self, old: u64, new: u64, allocates: bool) -> io::Result<()> {
@@ -72,7 +76,7 @@ impl Qcow2 {
         }
         // There may be something behind the end, and in a longer backing file.
         let zeroed = self.next_cluster(new).min(covered.max(self.backing_len));
-        self.zero_range(old..zeroed.max(old), Zeroing::Free).await?;
+        self.zero_range(old..zeroed.max(old), Space::Free).await?;
         if allocates {
             self.allocate(old..new).await?;
         }
@@ -112,7 +116,7 @@ impl Qcow2 {
 
     async fn allocate_some(&self, at: u64, len: u64) -> io::Result<u64> {
         let _shared = self.access.read().await;
-        let mapping = self.format.prepare_data_mapping(at, len, true).await?;
+        let mapping = self.prepare(at, len).await?;
         let (offset, len) = (mapping.offset(), mapping.length().min(len));
         let file = mapping.storage().file_to_write(offset, len)?;
         // Other data may have been there before.

@@ -99,7 +99,7 @@ impl Qcow2 {
         } else {
             len &= !(cluster as usize - 1);
         }
-        let mapping = self.format.prepare_data_mapping(at, len as u64, true).await?;
+        let mapping = self.prepare(at, len as u64).await?;
         let len = usize::try_from(mapping.length()).map_or(len, |found| found.min(len));
         let offset = mapping.offset();
         let file = mapping.storage().file_to_write(offset, len as u64)?;

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     disk::{Stat, Zeroing},
     error::OpenError,
+    joined::Joined,
 };
 
 /// What [`HostFile::seek`] looks for.
@@ -51,6 +52,7 @@ pub(crate) struct HostFile {
     /// Zeroes to write where the host cannot make them.
     pool: Pool,
     probe: Option<Arc<dyn Probe>>,
+    syncs: Joined,
     /// The error of the first sync that failed.
     failed_sync: Mutex<Option<i32>>,
 }
@@ -145,6 +147,7 @@ impl HostFile {
             threads,
             pool: Pool::new(),
             probe: None,
+            syncs: Joined::default(),
             failed_sync: Mutex::default(),
         })
     }
@@ -306,6 +309,10 @@ impl HostFile {
     /// the pages that were not written for clean: so nothing is durable from then on, and every later call fails
     /// likewise. QEMU keeps it so (`page_cache_inconsistent` in `block/file-posix.c`).
     pub(crate) async fn sync(&self) -> io::Result<()> {
+        self.syncs.join(async || self.sync_now().await).await
+    }
+
+    async fn sync_now(&self) -> io::Result<()> {
         // One at a time: of several at once the kernel tells only one of the error.
         let mut failed = self.failed_sync.lock().await;
         if let Some(errno) = *failed {
@@ -360,6 +367,19 @@ impl HostFile {
     pub(crate) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> io::Result<()> {
         let op = self.watch(|| HostOp::Zero { offset, len })?;
         op.end(self.zero_by(how, offset, len).await)
+    }
+
+    /// Gives space back: `offset..offset + len` reads as zeroes, or as before where the host cannot.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub(crate) async fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let op = self.watch(|| HostOp::Zero { offset, len })?;
+        let mode = (FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE).bits();
+        op.end(match file_io::fallocate(&self.cached, mode, offset, len).await {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            result => result,
+        })
     }
 
     async fn zero_by(&self, how: Zeroing, offset: u64, len: u64) -> io::Result<()> {

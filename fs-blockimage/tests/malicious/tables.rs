@@ -184,11 +184,21 @@ fn data_does_not_lie_on_what_becomes_metadata() {
             image.put64(SIZE, 2 * second);
             image.l2(0, own(free));
         });
-        let disk = lab.open(&image.bytes, true).await;
-        lab.write(&disk, second, &[1; 4096]).await.unwrap();
-        let refused = lab.write(&disk, 0, &[2; 4096]).await.unwrap_err();
-        assert!(refused.to_string().contains("where its metadata is"), "{refused}");
-        disk.flush().await.unwrap();
-        assert_eq!(lab.read(&disk, second, 4096).await.unwrap(), [1; 4096]);
+        for (is_loaded, is_flushed) in [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let disk = lab.open(&image.bytes, true).await;
+            if is_loaded {
+                let _ = lab.read(&disk, 0, 512).await;
+            }
+            lab.write(&disk, second, &[1; 4096]).await.unwrap();
+            if is_flushed {
+                disk.flush().await.unwrap();
+            }
+            let refused = lab.write(&disk, 0, &[2; 4096]).await.unwrap_err().to_string();
+            let says = if is_loaded { "where its metadata is" } else { "not valid" };
+            assert!(refused.contains(says), "{refused}");
+            disk.flush().await.unwrap();
+            assert_eq!(lab.read(&disk, second, 4096).await.unwrap(), [1; 4096]);
+        }
     });
 }

@@ -36,6 +36,9 @@ pub(crate) trait Kind: Sync {
     /// # Errors
     /// What is wrong with it, in words.
     fn content(&self, image: &Image, left: Vec<u8>, seed: &mut Seed) -> Result<Vec<u8>, String>;
+
+    /// Looks at what is left when all has ended well.
+    fn closed(&self, _: &Image) {}
 }
 
 /// How many runs, and how many cuts of each.
@@ -96,6 +99,7 @@ impl Run {
         let end = run.log.now + 1;
         let content = outcome.content.expect("it can be opened").unwrap();
         run.accept(end, run.model().check(end, &content));
+        kind.closed(&run.image);
         run
     }
 

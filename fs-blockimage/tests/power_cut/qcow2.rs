@@ -22,6 +22,8 @@ struct Layout {
     holds: Holds,
     len: usize,
     len_max: u64,
+    /// How much of what is done is to zero something, in percent.
+    zeroing: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,11 +38,21 @@ enum Holds {
 
 /// What stresses an image most: clusters so small that an L2 table has 64 entries, more tables than imago's caches have
 /// room for, and a refcount table and an L1 table that must grow.
-const SMALL: Layout =
-    Layout { options: "cluster_size=512", holds: Holds::Data, len: 6 << 20, len_max: 8 << 20 };
+const SMALL: Layout = Layout {
+    options: "cluster_size=512",
+    holds: Holds::Data,
+    len: 6 << 20,
+    len_max: 8 << 20,
+    zeroing: 15,
+};
 
-const MEDIUM: Layout =
-    Layout { options: "cluster_size=4k", holds: Holds::Data, len: 3 << 20, len_max: 4 << 20 };
+const MEDIUM: Layout = Layout {
+    options: "cluster_size=4k",
+    holds: Holds::Data,
+    len: 3 << 20,
+    len_max: 4 << 20,
+    zeroing: 15,
+};
 
 impl Kind for Layout {
     fn workload(&self, seed: u64) -> Workload {
@@ -48,6 +60,7 @@ impl Kind for Layout {
             seed,
             tasks: 6,
             ops: 40,
+            zeroing: self.zeroing,
             write_max: 256 << 10,
             len_max: self.len_max,
             // QEMU leaves out the rest.
@@ -80,6 +93,11 @@ impl Kind for Layout {
             allow_backing: vec![dir.path().to_owned()],
         };
         Image { _dir: dir, options, content }
+    }
+
+    fn closed(&self, image: &Image) {
+        // Not even clusters that nobody uses.
+        assert_eq!(qemu_img::check(&image.options.path), Ok(0));
     }
 
     fn content(&self, image: &Image, left: Vec<u8>, seed: &mut Seed) -> Result<Vec<u8>, String> {
@@ -148,6 +166,36 @@ mod what_was_flushed_is_there_after_a_power_cut {
     #[test]
     fn in_the_smallest_clusters() {
         cut_power(&SMALL, Plan::here());
+    }
+
+    /// What is freed, used again and given back to the host.
+    fn while_freeing(options: &'static str, holds: Holds) {
+        cut_power(&Layout { options, holds, zeroing: 45, ..MEDIUM }, Plan::here());
+    }
+
+    #[test]
+    fn while_clusters_are_freed() {
+        while_freeing("cluster_size=4k", Holds::Data);
+    }
+
+    #[test]
+    fn while_clusters_are_freed_in_version_2() {
+        while_freeing("compat=0.10,cluster_size=4k", Holds::Data);
+    }
+
+    #[test]
+    fn while_clusters_are_freed_beside_a_snapshot() {
+        while_freeing("cluster_size=4k", Holds::Snapshot);
+    }
+
+    #[test]
+    fn while_clusters_are_freed_beside_a_snapshot_in_version_2() {
+        sampled(Layout {
+            options: "compat=0.10,cluster_size=4k",
+            holds: Holds::Snapshot,
+            zeroing: 45,
+            ..MEDIUM
+        });
     }
 
     fn sampled(layout: Layout) {

@@ -15,7 +15,15 @@ pub(crate) struct Raw;
 
 impl Kind for Raw {
     fn workload(&self, seed: u64) -> Workload {
-        Workload { seed, tasks: 6, ops: 40, write_max: 256 << 10, len_max: 4 << 20, len_step: 1 }
+        Workload {
+            seed,
+            tasks: 6,
+            ops: 40,
+            write_max: 256 << 10,
+            len_max: 4 << 20,
+            len_step: 1,
+            zeroing: 15,
+        }
     }
 
     fn create(&self, seed: u64) -> Image {

@@ -32,6 +32,8 @@ pub(crate) struct Workload {
     /// The length that the image may get, and what all lengths are multiples of.
     pub(crate) len_max: u64,
     pub(crate) len_step: u64,
+    /// How much of what is done is to zero something, in percent, at most 60.
+    pub(crate) zeroing: u64,
 }
 
 /// What a workload did, and what the image read as at its end, unless it could not even be opened.
@@ -129,9 +131,10 @@ impl Client {
     /// Goes on after errors: whoever asked for faults finds them in the log.
     async fn run(mut self) {
         for _ in 0..self.workload.ops {
+            let zeroing = 80 - self.workload.zeroing..80;
             let _ = match self.seed.below(100) {
-                0..65 => self.write().await,
-                65..80 => self.zero().await,
+                kind if zeroing.contains(&kind) => self.zero().await,
+                0..80 => self.write().await,
                 80..84 => self.grow().await,
                 84..92 => self.flush().await,
                 _ => self.read().await,

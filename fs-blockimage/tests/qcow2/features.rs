@@ -189,3 +189,82 @@ fn snapshots_that_do_not_know_their_length_keep_that_of_the_image() {
         }
     });
 }
+
+/// Changes bytes of the image.
+fn patch(lab: &Lab, at: u64, bytes: &[u8]) {
+    let file = fs::File::options().write(true).open(lab.path("image")).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
+
+#[test]
+fn what_is_not_known_is_kept_or_refused() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &["-o", "lazy_refcounts=on"], MIB);
+        let bytes = fs::read(lab.path("image")).unwrap();
+        let names = bytes.windows(4).position(|four| four == [0x68, 0x03, 0xf8, 0x57]).unwrap();
+        // The names go to a longer header, behind an extension that nobody knows.
+        let mut header = bytes[..4096].to_vec();
+        header[100..104].copy_from_slice(&128_u32.to_be_bytes());
+        header[80..88].copy_from_slice(&(1_u64 << 50 | 1).to_be_bytes());
+        header[88..96].copy_from_slice(&1_u64.to_be_bytes());
+        header[112..128].fill(0x5a);
+        header[128..144].copy_from_slice(b"\x12\x34\x56\x78\0\0\0\x05hello\0\0\0");
+        header[144..1024].copy_from_slice(&bytes[names..names + 880]);
+        patch(&lab, 0, &header);
+        lab.run("qemu-img", &["check", "-q", "image"]);
+        let disk = lab.open_writable("image").await;
+        lab.write(&disk, 0, &[5; 4096]).await.unwrap();
+        disk.set_len(2 * MIB).await.unwrap();
+        disk.flush().await.unwrap();
+        drop(disk);
+        let after = fs::read(lab.path("image")).unwrap();
+        assert_eq!(autoclear(&lab), 0);
+        assert_eq!(after[80..88], header[80..88], "compatible features");
+        assert_eq!(after[96..4096], header[96..4096], "fields and extensions");
+        lab.check("image");
+        let refused = |says: &'static str| {
+            let options = lab.options("image");
+            let lab = &lab;
+            async move {
+                let said = lab.refusal(&options).await;
+                assert!(said.contains(says), "{said}");
+            }
+        };
+        patch(&lab, 128, &[0x05, 0x37, 0xbe, 0x77]);
+        refused("encryption").await;
+    });
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    on_both_engines(async |lab: Lab| {
+        fs::write(lab.path("raw"), [1; 4096]).unwrap();
+        lab.create("image", &["-o", "data_file=data", "-u", "-F", "raw", "-b", "raw"], MIB);
+        patch(&lab, 95, &[2]);
+        assert!(lab.refusal(&lab.options("image")).await.contains("backing file"));
+        lab.create("image", &["-o", "data_file=data"], MIB);
+        patch(&lab, 60, &[0, 0, 0, 1]);
+        assert!(lab.refusal(&lab.options("image")).await.contains("snapshots"));
+        lab.create("image", &[], MIB);
+        patch(&lab, 95, &[2]);
+        assert!(lab.refusal(&lab.options("image")).await.contains("data file"));
+    });
+}
+
+#[test]
+fn a_size_within_a_sector_is_served_to_its_end() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &[], MIB);
+        lab.qemu_io("image", &["write -P 5 0 1M"]);
+        patch(&lab, 24, &(MIB - 100).to_be_bytes());
+        let disk = lab.open_writable("image").await;
+        assert_eq!(disk.len(), MIB - 100);
+        let end = lab.read(&disk, MIB - 512, 512).await.unwrap();
+        assert_eq!(end, [5; 412]);
+        lab.write(&disk, MIB - 101, &[6, 6]).await.unwrap();
+        assert_eq!(lab.read(&disk, MIB - 102, 512).await.unwrap(), [5, 6]);
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+    });
+}

@@ -331,3 +331,161 @@ fn what_a_map_relies_on_is_checked_before_it_is_changed() {
         }
     });
 }
+
+/// What the image's file is for the host: its length, and what it takes.
+fn size(lab: &Lab) -> (u64, u64) {
+    let meta = fs::metadata(lab.path("image")).unwrap();
+    (meta.len(), meta.blocks() * 512)
+}
+
+/// Each kind of images whose clusters are freed.
+const FREEING: [&str; 6] = [
+    "compat=1.1",
+    "compat=0.10",
+    "cluster_size=512",
+    "compat=0.10,cluster_size=512",
+    "cluster_size=2M",
+    "refcount_bits=1",
+];
+
+#[test]
+fn what_is_discarded_is_used_again() {
+    on_both_engines(async |lab: Lab| {
+        for options in FREEING {
+            lab.create("image", &["-o", options], 64 * MIB);
+            let disk = lab.open_writable("image").await;
+            for round in 0..7 {
+                let at = round * 8 * MIB;
+                lab.write(&disk, at, &[1; 2 * MIB as usize]).await.unwrap();
+                if round % 3 != 2 {
+                    disk.flush().await.unwrap();
+                }
+                if round % 2 == 0 {
+                    // Zeroes that keep their space, which a hole then frees.
+                    disk.zero(at, 2 * MIB, Zeroing::Keep).await.unwrap();
+                }
+                disk.zero(at, 2 * MIB, Zeroing::Free).await.unwrap();
+                if round % 3 != 0 {
+                    disk.flush().await.unwrap();
+                }
+            }
+            disk.flush().await.unwrap();
+            let (len, allocated) = size(&lab);
+            let more = if options.contains("=2M") { 8 * MIB } else { 0 };
+            assert!(len < 5 * MIB + more, "{options}: {len}");
+            // What is smaller than a block of the host is not given back.
+            let most = if options.contains("=512") { 4 * MIB } else { MIB };
+            assert!(allocated < most + more, "{options}: {allocated}");
+            drop(disk);
+            lab.check("image");
+            assert!(lab.content("image").iter().all(|&byte| byte == 0));
+        }
+    });
+}
+
+#[test]
+fn what_is_cut_off_is_used_again() {
+    on_both_engines(async |lab: Lab| {
+        for options in FREEING {
+            lab.create("image", &["-o", options], 8 * MIB);
+            let disk = lab.open_writable("image").await;
+            for round in 0..3 {
+                lab.write(&disk, 4 * MIB, &[1; 4 * MIB as usize]).await.unwrap();
+                if round % 2 == 0 {
+                    disk.zero(4 * MIB, 4 * MIB, Zeroing::Keep).await.unwrap();
+                }
+                disk.set_len(4 * MIB).await.unwrap();
+                let (_, allocated) = size(&lab);
+                // Tables of two clusters.
+                let more = if options.contains("=2M") { 8 * MIB } else { 0 };
+                assert!(allocated < MIB + more, "{options}: {allocated}");
+                disk.set_len(8 * MIB).await.unwrap();
+                assert_eq!(lab.read(&disk, 6 * MIB, 4096).await.unwrap(), [0; 4096]);
+            }
+            disk.flush().await.unwrap();
+            assert!(size(&lab).0 < 16 * MIB, "{options}: {:?}", size(&lab));
+            drop(disk);
+            lab.check("image");
+        }
+    });
+}
+
+#[test]
+fn random_writes_and_trims_stay_small() {
+    on_both_engines(async |lab: Lab| {
+        for options in ["cluster_size=64k", "cluster_size=4k", "compat=0.10,cluster_size=4k"] {
+            lab.create("image", &["-o", options], 1024 * MIB);
+            let disk = lab.open_writable("image").await;
+            let mut random = Random(7);
+            for _ in 0..300 {
+                let at = random.below(16_000) * 64 * KIB;
+                lab.write(&disk, at + random.below(8) * 4 * KIB, &[1; 4096]).await.unwrap();
+                disk.zero(at, 64 * KIB, Zeroing::Free).await.unwrap();
+            }
+            disk.flush().await.unwrap();
+            let (len, allocated) = size(&lab);
+            assert!(len < 3 * MIB + 300 * 16 * KIB && allocated < 3 * MIB, "{len} {allocated}");
+            drop(disk);
+            lab.check("image");
+        }
+    });
+}
+
+/// As QEMU does it: zeroes are written, for a hole would show what is below.
+#[test]
+fn version_2_over_a_backing_file_frees_nothing_that_is_seen() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("base", &[], 8 * MIB);
+        lab.qemu_io("base", &["write -P 5 0 8M"]);
+        lab.create("image", &["-F", "qcow2", "-b", "base", "-o", "compat=0.10"], 8 * MIB);
+        let disk = lab.open_writable("image").await;
+        lab.write(&disk, 0, &[1; 4 * MIB as usize]).await.unwrap();
+        disk.zero(MIB, 5 * MIB, Zeroing::Free).await.unwrap();
+        assert_eq!(lab.read(&disk, MIB, 4096).await.unwrap(), [0; 4096]);
+        disk.set_len(2 * MIB).await.unwrap();
+        disk.set_len(8 * MIB).await.unwrap();
+        disk.flush().await.unwrap();
+        drop(disk);
+        lab.check("image");
+        let mut expected = vec![0; 8 * MIB as usize];
+        expected[..MIB as usize].fill(1);
+        same(&lab.content("image"), &expected);
+    });
+}
+
+/// The refcount table moves several times while tables are copied from a snapshot.
+#[test]
+fn nothing_is_leaked_beside_a_snapshot_in_small_clusters() {
+    on_both_engines(async |lab: Lab| {
+        for options in ["cluster_size=512,refcount_bits=64"] {
+            lab.create("image", &["-o", options], 12 * MIB);
+            lab.qemu_io("image", &["write -P 5 0 512k", "write -P 5 6M 512k"]);
+            lab.run("qemu-img", &["snapshot", "-c", "before", "image"]);
+            let disk = lab.open_writable("image").await;
+            let mut random = Random(11);
+            for round in 0..150_u64 {
+                let at = random.below(12 * 1024 - 40) * KIB;
+                let len = 16 * KIB as usize;
+                lab.write(&disk, at, &vec![round as u8 | 1; len]).await.unwrap();
+                if round % 7 == 0 {
+                    disk.zero(at + 4 * KIB, 32 * KIB, Zeroing::Free).await.unwrap();
+                }
+                if round % 40 == 39 {
+                    disk.flush().await.unwrap();
+                }
+            }
+            disk.flush().await.unwrap();
+            drop(disk);
+            lab.check("image");
+            lab.run("qemu-img", &["snapshot", "-a", "before", "image"]);
+            lab.check("image");
+            let mut expected = vec![0; 12 * MIB as usize];
+            expected[..512 << 10].fill(5);
+            expected[6 << 20..13 << 19].fill(5);
+            same(&lab.content("image"), &expected);
+            // What only the snapshot had is free with it.
+            lab.run("qemu-img", &["snapshot", "-d", "before", "image"]);
+            lab.check("image");
+        }
+    });
+}

@@ -106,3 +106,34 @@ fn an_image_that_may_not_grow_is_an_error_and_the_server_goes_on() {
         }
     }
 }
+
+/// A disk that is larger than the host, and of which little is in use at a time.
+#[test]
+fn what_is_discarded_comes_back_to_the_image() {
+    use rustix::fs::{FallocateFlags, fallocate};
+    for options in [&["-o", "compat=1.1"], &["-o", "compat=0.10"]] {
+        for zeroes_first in [false, true] {
+            let image = Image::nothing(Format::Qcow2);
+            let room = LittleRoom::at(image.directory(), 30 * MIB);
+            image.make(1024 * MIB, options);
+            let export = image.serve(&["--writable"]);
+            let file = export.open();
+            for round in 0..8 {
+                let at = round * 100 * MIB;
+                file.write_all_at(&vec![7; 10 * MIB as usize], at).unwrap();
+                if zeroes_first {
+                    fallocate(&file, FallocateFlags::ZERO_RANGE, at, 10 * MIB).unwrap();
+                }
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(&file, punch, at, 10 * MIB).unwrap();
+                file.sync_all().unwrap();
+            }
+            drop(file);
+            export.stop();
+            image.is_consistent();
+            let len = fs::metadata(image.path()).unwrap().len();
+            assert!(len < 12 * MIB, "{options:?}: {len}");
+            drop(room);
+        }
+    }
+}
