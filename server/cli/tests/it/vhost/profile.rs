@@ -111,6 +111,9 @@ fn a_mount_point_is_served_in_a_container_that_may_mount() {
             let served = Served::new(&[]);
             let dir = served.mounted();
             fs::write(dir.join("file"), "content").unwrap();
+            // An answer comes after all that is said at the start.
+            let log = served.mount.log().unwrap();
+            assert!(log.contains("file I/O by threads: no io_uring here"), "{log}");
             fs::hard_link(dir.join("file"), dir.join("other")).unwrap();
             fs::remove_file(dir.join("file")).unwrap();
             assert_eq!(fs::read(served.backing().join("other")).unwrap(), b"content");
