@@ -26,6 +26,9 @@ const CALLS_MAX: u64 = 512;
 /// Descriptors that a call has open until it returns: two directories, a file, and that opened.
 const OF_A_CALL: u64 = 4;
 
+/// What the calls have open that workers make themselves.
+const OF_WORKERS: u64 = 16;
+
 /// What a descriptor is held for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Share {
@@ -58,11 +61,10 @@ pub(crate) struct Descriptors {
 impl Descriptors {
     /// For at most `max` descriptors. `has_dirs`: directories are kept open.
     pub(crate) fn new(max: u64, has_dirs: bool) -> Arc<Self> {
-        // An eighth for what a call opens and closes: half of that for those on the pool, the rest for the workers.
-        let passing = (max / 8).clamp(2 * OF_A_CALL, 2 * OF_A_CALL * CALLS_MAX);
-        let calls = passing / 2 / OF_A_CALL;
+        let calls = (max / 8 / OF_A_CALL).clamp(1, CALLS_MAX);
         let dirs = (max / 8).clamp(16, DIRS_MAX);
         let closing = (max / 32).clamp(1, CLOSING_MAX);
+        let passing = calls * OF_A_CALL + OF_WORKERS;
         let kept_back = passing + closing + if has_dirs { dirs } else { 0 };
         Arc::new(Self {
             held: Default::default(),

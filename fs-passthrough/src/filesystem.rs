@@ -74,7 +74,9 @@ impl Passthrough {
         let shared = self.0.clone();
         let Some(remote) = mount.remote() else {
             let cost = mount.cost(cx.opcode);
-            let _place = if cost.is_quick() { None } else { self.0.descriptors.for_call().await };
+            // A copy takes long and opens nothing: it must not keep the places of others.
+            let is_counted = !cost.is_quick() && cx.opcode != Opcode::CopyFileRange;
+            let _place = if is_counted { self.0.descriptors.for_call().await } else { None };
             let done = file_io::run(cost, move || call(&shared)).await;
             return Ok(done.map_err(Errno::from)??);
         };
@@ -136,7 +138,6 @@ impl Passthrough {
             return self.run(cx, inode, call).await;
         }
         let shared = self.0.clone();
-        let _place = self.0.descriptors.for_call().await;
         let done = file_io::on_pool(move || call(&shared)).await;
         Ok(done.map_err(Errno::from)??)
     }
