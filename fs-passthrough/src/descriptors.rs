@@ -4,6 +4,7 @@
 //! the kernel refuses those that are needed to answer for what is there already.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
@@ -42,9 +43,11 @@ pub(crate) enum Share {
     Locks,
     /// A removed file until it is closed aside. These have room of their own.
     Closing,
+    /// What a call has open that waits for another machine.
+    Remote,
 }
 
-const SHARES: usize = 5;
+const SHARES: usize = 6;
 
 /// See the module.
 pub(crate) struct Descriptors {
@@ -83,6 +86,20 @@ impl Descriptors {
         // This one is counted already.
         (self.of(share) <= most && (share == Share::Closing || self.held() <= in_all))
             .then_some(slot)
+    }
+
+    /// Counts what a call opens and closes that waits for another machine: it may have that open for long.
+    ///
+    /// # Errors
+    /// ENFILE when such calls have a quarter of all.
+    pub(crate) fn take_for_remote_call(self: &Arc<Self>) -> io::Result<[Slot; OF_A_CALL as usize]> {
+        let slots = std::array::from_fn(|_| self.take_anyway(Share::Remote));
+        let (most, in_all) = self.limits(Share::Remote);
+        if self.of(Share::Remote) <= most && self.held() <= in_all {
+            Ok(slots)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENFILE))
+        }
     }
 
     /// Counts one that is open, and was looked at by [`Descriptors::has_room_for`] before.
@@ -136,6 +153,7 @@ impl Descriptors {
             // Who locks leaves half of it to others.
             Share::Locks => (self.room / 2, self.room),
             Share::Closing => (self.closing, u64::MAX),
+            Share::Remote => (self.room / 4, self.room),
         }
     }
 
@@ -144,7 +162,7 @@ impl Descriptors {
     }
 
     fn held(&self) -> u64 {
-        let shares = [Share::Known, Share::Open, Share::Removed, Share::Locks];
+        let shares = [Share::Known, Share::Open, Share::Removed, Share::Locks, Share::Remote];
         shares.into_iter().map(|share| self.of(share)).sum()
     }
 }
@@ -233,6 +251,17 @@ mod tests {
         drop(locks);
         assert!(account.take(Share::Known).is_some());
         drop(open);
+        assert_eq!(account.held(), 0);
+    }
+
+    #[test]
+    fn calls_that_wait_for_other_machines_leave_three_quarters() {
+        let account = Descriptors::new(1024, true);
+        let calls: Vec<_> = std::iter::from_fn(|| account.take_for_remote_call().ok()).collect();
+        let count = (calls.len() as u64) * OF_A_CALL;
+        assert!(count <= account.room / 4 && count + OF_A_CALL > account.room / 4, "{count}");
+        assert!(account.take(Share::Known).is_some());
+        drop(calls);
         assert_eq!(account.held(), 0);
     }
 

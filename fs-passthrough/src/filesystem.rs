@@ -83,6 +83,7 @@ impl Passthrough {
         // As long as a thread waits for it, it is the same mount to those who come later.
         let held = mount.clone();
         let call = move || {
+            let _slots = shared.descriptors.take_for_remote_call()?;
             let result = call(&shared);
             drop(held);
             result
