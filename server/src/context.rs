@@ -91,7 +91,7 @@ impl Context {
             pid: 0,
             group: None,
             flight: InFlight(flight.clone()),
-            parking: Parking::new(4, 16),
+            parking: Parking::new(4, 8),
         };
         (context, move || {
             flight.interrupt(unique);
@@ -124,14 +124,14 @@ pub(crate) struct Parking {
 }
 
 impl Parking {
-    /// For a worker with `depth` requests in flight and `waiters` beside them.
-    pub(crate) fn new(waiters: usize, depth: usize) -> Rc<Self> {
+    /// For so many at most.
+    pub(crate) fn new(for_clients: usize, for_others: usize) -> Rc<Self> {
         Rc::new(Self {
             for_clients: Cell::new(0),
             for_others: Cell::new(0),
             others: RefCell::default(),
-            for_clients_max: waiters,
-            for_others_max: depth / 4 + waiters / 2,
+            for_clients_max: for_clients,
+            for_others_max: for_others,
         })
     }
 
@@ -270,9 +270,8 @@ mod tests {
 
     #[test]
     fn those_who_wait_for_one_leave_room_for_the_next_and_for_clients() {
-        let parking = Parking::new(40, 48);
+        let parking = Parking::new(40, 32);
         let fill = |whom| std::iter::from_fn(|| parking.take(whom)).collect::<Vec<_>>();
-        // 48 / 4 + 40 / 2 in all.
         let first = fill(Some(1));
         assert_eq!(first.len(), 16);
         let second = fill(Some(2));

@@ -39,8 +39,9 @@ use panics::{Caught, caught};
 use reset::Reset;
 use unanswered::Unanswered;
 
-/// The most requests that may wait for a client on one worker; half as many may wait for other machines.
-const PARKED_MAX: usize = 2048;
+/// The most requests that may wait for a client on one worker, and the most for other machines beside a quarter of those
+/// in flight.
+const PARKED_MAX: usize = 1024;
 
 /// The most bytes of arguments, data not counted: the largest attribute with its name, and more
 /// than any other request has.
@@ -184,7 +185,8 @@ impl<F: FileSystem> Session<F> {
 
     /// Adds the calling thread to those that serve this session.
     ///
-    /// It has `depth` requests in flight at most, and `waiters` more may wait for another client.
+    /// It has `depth` requests in flight at most. `waiters` more may wait for another client, and half as many for other
+    /// machines.
     pub(crate) fn enter(
         &self,
         notifier: Option<Arc<dyn Notifier>>,
@@ -201,7 +203,7 @@ impl<F: FileSystem> Session<F> {
         let local = Rc::new(Local {
             shared,
             notifier,
-            parking: Parking::new(PARKED_MAX.min(waiters), depth),
+            parking: Parking::new(PARKED_MAX.min(waiters), depth / 4 + PARKED_MAX.min(waiters / 2)),
             args: RefCell::default(),
         });
         Entered { session: self, local }
