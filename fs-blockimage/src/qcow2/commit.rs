@@ -36,6 +36,15 @@ impl Metadata {
     /// # Errors
     /// What the host said: the next commit tries again what the file does not have. It fails where a sync has failed.
     pub(super) async fn commit(&self, data: Option<&HostFile>) -> io::Result<()> {
+        let committed = self.commit_and_free(data).await;
+        if committed.is_err() {
+            // Some of it may be in the file.
+            self.known().clear();
+        }
+        committed
+    }
+
+    async fn commit_and_free(&self, data: Option<&HostFile>) -> io::Result<()> {
         self.commit_all(data).await?;
         if self.free_abandoned().await? {
             self.commit_all(data).await?;
@@ -51,10 +60,10 @@ impl Metadata {
         self.extend().await?;
         let mut lowered = Vec::new();
         for (at, block) in of(&blocks, &new, Kind::Refblock) {
-            let now = self.file().read_padded(at, block.len()).await?;
+            let now = self.in_file(at).await?;
             let raised = self.raised(&old, at, &now, block);
             self.bring(at, &now, &raised).await?;
-            if *raised != **block {
+            if !Arc::ptr_eq(&raised, block) {
                 lowered.push((at, raised, block));
             }
         }
@@ -83,7 +92,7 @@ impl Metadata {
     async fn commit_kind(&self, blocks: &Blocks, layout: &Layout, kind: Kind) -> io::Result<()> {
         let mut is_any = false;
         for (at, block) in of(blocks, layout, kind) {
-            let now = self.file().read_padded(at, block.len()).await?;
+            let now = self.in_file(at).await?;
             self.bring(at, &now, block).await?;
             is_any = true;
         }
@@ -98,6 +107,7 @@ impl Metadata {
         };
         let mut first = self.file().read_padded(0, SECTOR).await?;
         first[header::REFTABLE].copy_from_slice(&header[header::REFTABLE]);
+        self.known().remove(0);
         self.file().write_bytes(0, &first).await?;
         self.file().sync().await
     }
@@ -116,19 +126,32 @@ impl Metadata {
         Ok(Layout::new(reftable, l1, &content).into())
     }
 
-    /// A block of refcounts in which none is lower than the file has it `now`.
-    fn raised(&self, old: &Layout, at: u64, now: &[u8], block: &Arc<[u8]>) -> Arc<[u8]> {
+    /// A block of refcounts in which none is lower than the file has it `now`: the same one where none has fallen.
+    fn raised(&self, old: &Layout, at: u64, now: &[u8], block: &Arc<Vec<u8>>) -> Arc<Vec<u8>> {
         if !old.refblocks.contains_key(&at) {
             // What is there is no block of refcounts.
             return block.clone();
         }
-        refcounts::higher(now, block, self.refcount_order()).into()
+        let changed = difference(now, block);
+        let higher = refcounts::higher(
+            &now[changed.clone()],
+            &block[changed.clone()],
+            self.refcount_order(),
+        );
+        if higher == block[changed.clone()] {
+            return block.clone();
+        }
+        let mut raised = Vec::clone(block);
+        raised[changed].copy_from_slice(&higher);
+        Arc::new(raised)
     }
 
     /// Writes what the file, which has `old`, does not have of `block`.
-    async fn bring(&self, at: u64, old: &[u8], block: &[u8]) -> io::Result<()> {
+    async fn bring(&self, at: u64, old: &[u8], block: &Arc<Vec<u8>>) -> io::Result<()> {
         let changed = difference(old, block);
-        self.file().write_bytes(at + changed.start as u64, &block[changed]).await
+        self.file().write_bytes(at + changed.start as u64, &block[changed]).await?;
+        self.known().insert(at, block.clone());
+        Ok(())
     }
 
     /// Makes the file as long as what is in it.
@@ -146,12 +169,12 @@ fn of<'a>(
     blocks: &'a Blocks,
     layout: &'a Layout,
     kind: Kind,
-) -> impl Iterator<Item = (u64, &'a Arc<[u8]>)> {
+) -> impl Iterator<Item = (u64, &'a Arc<Vec<u8>>)> {
     blocks.iter().map(|(&at, block)| (at, block)).filter(move |&(at, _)| layout.kind(at) == kind)
 }
 
 /// The sectors from the first that differs to the last.
-fn difference(old: &[u8], new: &[u8]) -> Range<usize> {
+pub(super) fn difference(old: &[u8], new: &[u8]) -> Range<usize> {
     let differs = |pair: &(&[u8], &[u8])| pair.0 != pair.1;
     let sectors = || old.chunks(SECTOR).zip(new.chunks(SECTOR));
     let Some(first) = sectors().position(|pair| differs(&pair)) else { return 0..0 };

@@ -2,7 +2,7 @@
 
 use std::{io, ops::Range, sync::PoisonError};
 
-use super::{metadata::Metadata, refcounts};
+use super::{commit, metadata::Metadata, refcounts};
 
 /// What the host has blocks of: less cannot be given back.
 const BLOCK: u64 = 4096;
@@ -10,9 +10,10 @@ const BLOCK: u64 = 4096;
 impl Metadata {
     /// Notes the clusters that are free by a block of refcounts, the `of`-th one, and were not by `old`.
     pub(super) fn note_freed(&self, of: u64, old: &[u8], new: &[u8]) {
+        let changed = commit::difference(old, new);
         let order = self.refcount_order();
         let first = of << (self.cluster().ilog2() + 3 - order);
-        for nth in refcounts::freed(old, new, order) {
+        for nth in refcounts::freed(old, new, changed, order) {
             self.note_free_cluster((first + nth as u64) * self.cluster());
         }
     }
@@ -62,6 +63,7 @@ impl Metadata {
 
     fn note_free_cluster(&self, at: u64) {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+        self.known().remove(at);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         match free.last_mut() {
             Some(last) if last.end == at => last.end += self.cluster(),

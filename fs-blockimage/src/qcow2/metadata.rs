@@ -15,6 +15,7 @@ use super::{
     features,
     given_up::GivenUp,
     header::{self, Fault, Header, Table},
+    known::Known,
     layout::{self, Kind, Layout},
     ownership::{Claims, Ownership, REPAIR},
     refcounts, resize,
@@ -25,7 +26,7 @@ use crate::storage::HostFile;
 const PLACE_MAX: u64 = 1 << 56;
 
 /// Clusters that imago has written, by where they are.
-pub(super) type Blocks = BTreeMap<u64, Arc<[u8]>>;
+pub(super) type Blocks = BTreeMap<u64, Arc<Vec<u8>>>;
 
 /// Header and tables of an image.
 ///
@@ -43,6 +44,7 @@ pub(crate) struct Metadata {
     /// Bytes that they could see with this L1 table.
     cover: AtomicU64,
     pending: Mutex<Blocks>,
+    known: Mutex<Known>,
     /// Where things are in the file, as of the last commit.
     layout: Mutex<Arc<Layout>>,
     /// The file is to be at least this long: QEMU takes clusters behind its end for corrupt.
@@ -82,6 +84,7 @@ impl Metadata {
             len: header.size.into(),
             cover: header.cover().into(),
             pending: Mutex::default(),
+            known: Mutex::default(),
             layout: Mutex::new(Arc::new(layout)),
             reach: AtomicU64::default(),
             freed: AtomicBool::default(),
@@ -306,6 +309,11 @@ impl Metadata {
         let old = if is_entry { self.view(offset, 8).await? } else { Vec::new() };
         self.take_given_up(offset, &mut bytes);
         self.note_made(offset, bytes.len() as u64);
+        if bytes.len() == self.cluster() as usize && offset.is_multiple_of(self.cluster()) {
+            self.reach(offset + bytes.len() as u64);
+            self.pending().insert(offset, Arc::new(bytes));
+            return Ok(());
+        }
         self.put(offset, &bytes).await?;
         if is_entry {
             self.replaces_entry(&old, &bytes);
@@ -322,7 +330,15 @@ impl Metadata {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
             let at = offset + bytes.len() as u64;
-            let (start, inside) = self.piece(at, len - bytes.len());
+            let left = len - bytes.len();
+            let (start, inside) = self.piece(at, left);
+            let next = self.pending().range(start..).next().map(|(&at, _)| at);
+            // As much at once as the file has.
+            let until = next.map_or(left, |next| next.saturating_sub(at).min(left as u64) as usize);
+            if until >= left {
+                bytes.extend(self.file.read_padded(at, left).await?);
+                break;
+            }
             // What is not pending now does not become it while it is read: imago does not load what it writes.
             let block = self.pending().get(&start).cloned();
             match block {
@@ -356,18 +372,30 @@ impl Metadata {
     async fn put_block(&self, start: u64, inside: Range<usize>, bytes: &[u8]) -> io::Result<()> {
         let cluster = self.cluster() as usize;
         if bytes.len() == cluster {
-            self.pending().insert(start, bytes.into());
+            self.pending().insert(start, Arc::new(bytes.to_vec()));
             return Ok(());
         }
         let is_pending = self.pending().contains_key(&start);
         if !is_pending {
-            let base = self.file.read_padded(start, cluster).await?;
-            self.pending().entry(start).or_insert_with(|| base.into());
+            let base = self.in_file(start).await?;
+            self.pending().entry(start).or_insert(base);
         }
         if let Some(block) = self.pending().get_mut(&start) {
             Arc::make_mut(block)[inside].copy_from_slice(bytes);
         }
         Ok(())
+    }
+
+    /// The cluster at `start` as the file has it.
+    pub(super) async fn in_file(&self, start: u64) -> io::Result<Arc<Vec<u8>>> {
+        if let Some(known) = self.known().get(start) {
+            return Ok(known);
+        }
+        Ok(Arc::new(self.file.read_padded(start, self.cluster() as usize).await?))
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The content of a table.

@@ -11,6 +11,7 @@ mod give_back;
 mod given_up;
 mod header;
 mod imago;
+mod known;
 mod layer;
 mod layout;
 mod metadata;

@@ -1,5 +1,7 @@
 //! Blocks of refcounts.
 
+use std::ops::Range;
+
 /// For each cluster the higher of two refcounts. A refcount has `2^order` bits.
 pub(super) fn higher(one: &[u8], other: &[u8], order: u32) -> Vec<u8> {
     match order {
@@ -59,9 +61,14 @@ pub(super) fn lower(block: &mut [u8], index: usize, order: u32, by: u64) {
     }
 }
 
-/// Which refcounts are 0 in `new`, and are not in `old`.
-pub(super) fn freed(old: &[u8], new: &[u8], order: u32) -> impl Iterator<Item = usize> {
-    (0..(new.len() << 3) >> order)
+/// Which refcounts are 0 in `new`, and are not in `old`, of those in the bytes of a range.
+pub(super) fn freed(
+    old: &[u8],
+    new: &[u8],
+    bytes: Range<usize>,
+    order: u32,
+) -> impl Iterator<Item = usize> {
+    ((bytes.start << 3) >> order..(bytes.end << 3) >> order)
         .filter(move |&index| nth(new, index, order) == 0 && nth(old, index, order) != 0)
 }
 
@@ -91,7 +98,7 @@ mod tests {
             assert!([0, 2, last].iter().all(|&index| nth(&block, index, order) == most));
             lower(&mut block, last, order, u64::MAX);
             assert_eq!((nth(&block, last, order), nth(&block, last - 1, order)), (0, most));
-            let freed: Vec<_> = freed(&[0xff; 64], &block, order).collect();
+            let freed: Vec<_> = freed(&[0xff; 64], &block, 0..64, order).collect();
             assert_eq!(freed, if order == 0 { vec![1, last] } else { vec![last] });
             lower(&mut block, 1 << 20, order, 1);
         }

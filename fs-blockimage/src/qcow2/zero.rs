@@ -6,7 +6,7 @@ use ::imago::{Mapping, ShallowMapping};
 
 use super::{
     Qcow2,
-    imago::{self, Discard},
+    imago::{self, Discard, Handle},
     read::{Pace, is_data},
 };
 use crate::disk::Zeroing;
@@ -135,23 +135,7 @@ impl Qcow2 {
         // A file that reads as the content does has zeroes there, whatever the map says.
         let by_map = !self.is_raw && (self.version >= 3 || discard.is_some());
         if by_map && at.is_multiple_of(cluster) && whole > at {
-            let zeroed = match discard {
-                Some(discard) => imago::discard(&self.format, at, whole - at, discard).await?,
-                None => self.format.inner().ensure_zero_mapping(at, whole - at).await?.1,
-            };
-            match (&self.data, own) {
-                (None, Some((_, offset))) => self.metadata.note_unused(offset, zeroed),
-                // Who writes there next has to change the map first, and waits for this.
-                (Some(data), Some((_, offset))) if how != Space::Keep => {
-                    data.zero(offset, zeroed, how.on_host()).await?;
-                }
-                _ => {}
-            }
-            return if zeroed == 0 {
-                Err(io::Error::other("it zeroed nothing"))
-            } else {
-                Ok(zeroed)
-            };
+            return self.zero_clusters(at, whole - at, own, how).await;
         }
         let mut len = found.min(end - at);
         if by_map && self.next_cluster(at) > at {
@@ -166,6 +150,37 @@ impl Qcow2 {
                 .map(|()| len),
             None => self.zero_new(at, len, how).await,
         }
+    }
+
+    /// Zeroes whole clusters by the map, those of one table at the most. `own` is where their data is, when nobody shares
+    /// it.
+    async fn zero_clusters(
+        &self,
+        at: u64,
+        len: u64,
+        own: Option<(&Handle, u64)>,
+        how: Space,
+    ) -> io::Result<u64> {
+        if let Some((storage, offset)) = own {
+            // What is no data is not freed.
+            storage.file_to_write(offset, len)?;
+        }
+        let zeroed = match self.discard(how) {
+            Some(discard) => imago::discard(&self.format, at, len, discard).await?,
+            None => self.format.inner().ensure_zero_mapping(at, len).await?.1,
+        };
+        match (&self.data, own) {
+            (None, Some((_, offset))) => self.metadata.note_unused(offset, zeroed),
+            // Who writes there next has to change the map first, and waits for this.
+            (Some(data), Some((_, offset))) if how != Space::Keep => {
+                data.zero(offset, zeroed, how.on_host()).await?;
+            }
+            _ => {}
+        }
+        if zeroed == 0 {
+            return Err(io::Error::other("it zeroed nothing"));
+        }
+        Ok(zeroed)
     }
 
     /// How whole clusters are freed, if they are.
