@@ -489,3 +489,76 @@ fn nothing_is_leaked_beside_a_snapshot_in_small_clusters() {
         }
     });
 }
+
+/// Bytes that this process has read.
+fn bytes_read() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap();
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flush_does_not_read_its_tables_back() {
+    on_both_engines(async |lab: Lab| {
+        lab.create("image", &["-o", "cluster_size=2M"], 1024 * MIB);
+        let disk = lab.open_writable("image").await;
+        lab.write(&disk, 0, &[1; 4096]).await.unwrap();
+        disk.flush().await.unwrap();
+        let before = bytes_read();
+        for round in 1..40 {
+            lab.write(&disk, round * 4 * MIB, &[1; 4096]).await.unwrap();
+            disk.flush().await.unwrap();
+        }
+        // Two blocks of 2 MiB each time would be 160 MiB.
+        let read = bytes_read() - before;
+        assert!(read < 16 * MIB, "{read}");
+        drop(disk);
+        lab.check("image");
+    });
+}
+
+/// Counts syncs.
+#[derive(Default)]
+struct Syncs(std::sync::atomic::AtomicU64);
+
+impl fsrv_blockimage::Probe for Syncs {
+    fn before(&self, op: &fsrv_blockimage::HostOp) -> std::io::Result<u64> {
+        if *op == fsrv_blockimage::HostOp::Sync {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(0)
+    }
+
+    fn after(&self, _: u64, _: bool) {}
+}
+
+#[test]
+fn flushes_at_once_share_their_syncs() {
+    const WRITERS: u64 = 16;
+    const ROUNDS: u64 = 8;
+    on_both_engines(async |lab: Lab| {
+        for format in [fsrv_blockimage::Format::Raw, fsrv_blockimage::Format::Qcow2] {
+            lab.create("image", &[], 1024 * MIB);
+            if format == fsrv_blockimage::Format::Raw {
+                fs::File::create(lab.path("image")).unwrap().set_len(1024 * MIB).unwrap();
+            }
+            let options = Options { writable: true, format: Some(format), ..lab.options("image") };
+            let syncs = Arc::new(Syncs::default());
+            let disk = fsrv_blockimage::Disk::open_probed(&options, syncs.clone()).await.unwrap();
+            let writer = async |number: u64| {
+                let pool = Pool::new();
+                for round in 0..ROUNDS {
+                    let at = (round * WRITERS + number) * 4 * MIB;
+                    let data = InBuf::copied(&pool, &[number as u8 + 1; 4096]);
+                    disk.write(data, at).await.unwrap();
+                    disk.flush().await.unwrap();
+                }
+            };
+            futures::future::join_all((0..WRITERS).map(writer)).await;
+            let syncs = syncs.0.load(std::sync::atomic::Ordering::Relaxed);
+            // Each for itself: 128, and with tables 256.
+            assert!(syncs <= WRITERS * ROUNDS / 2, "{format}: {syncs}");
+            assert_eq!(lab.read(&disk, (WRITERS + 3) * 4 * MIB, 1).await.unwrap(), [4]);
+        }
+    });
+}
