@@ -64,8 +64,10 @@ fn is_traced(pid: u32) -> Result<bool> {
     Ok(true)
 }
 
-/// Calls that wait: how many there are depends on how fast the client is, and a traced server is slow.
-const WAITS: [&str; 5] = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "futex", "io_uring_enter"];
+/// Calls that wait, and that wake who waits: how many there are depends on how fast the client is, and a traced server is
+/// slow.
+const WAITS: [&str; 6] =
+    ["epoll_wait", "epoll_pwait", "epoll_pwait2", "futex", "io_uring_enter", "write"];
 
 /// The calls that did something, of lines such as `15.75    0.008637           2      3032        28 read`.
 fn effective(counts: &str) -> Option<u64> {

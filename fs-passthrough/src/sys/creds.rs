@@ -50,7 +50,7 @@ impl Caller {
 ///   quota.
 /// - A thread that may act for others and needs no group for access has no supplementary ones: with them, a caller
 ///   would make files with sgid of a group that is the server's. Where they cannot be given up
-///   (`/proc/self/setgroups` says `deny`), [`Caller::may_make_sgid`] is what is left.
+///   (`/proc/self/setgroups` says `deny`), `Caller::may_make_sgid` is what is left.
 ///
 /// # Errors
 /// What the kernel answered.
