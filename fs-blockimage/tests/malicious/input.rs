@@ -122,6 +122,7 @@ impl Rest<'_> {
                 image.l1(in_table % 8, entry);
                 image.put32(image::L1_ENTRIES, 1 + in_table as u32 % 8);
             }
+            2 if index.is_multiple_of(4) => self.keep(image),
             2..4 => {
                 let entry = self.entry(image);
                 image.l2(in_table, entry);
@@ -141,10 +142,16 @@ impl Rest<'_> {
                 (at..at + 8).for_each(|at| image.bytes[at] = self.byte());
             }
             7 => {
-                let kinds = [image::FEATURE_NAMES, image::BACKING_FORMAT, image::DATA_FILE, 7];
+                let kinds = [
+                    image::FEATURE_NAMES,
+                    image::BACKING_FORMAT,
+                    image::DATA_FILE,
+                    image::BITMAPS,
+                    7,
+                ];
                 let data: Vec<u8> = (0..index % 64).map(|_| self.byte()).collect();
                 if image.room() > data.len() + 16 {
-                    image.extend(kinds[index % 4], &data);
+                    image.extend(kinds[index % kinds.len()], &data);
                 }
             }
             8 => {
@@ -156,6 +163,29 @@ impl Rest<'_> {
                 let at = self.bytes(3) as usize % image.bytes.len();
                 image.bytes[at] = self.byte();
             }
+        }
+    }
+
+    /// Gives the image a snapshot or a bitmap, in its own clusters.
+    fn keep(&mut self, image: &mut Image) {
+        let cluster = |number: u8| u64::from(number % 10) << image.cluster_bits;
+        let (table, below) = (cluster(self.byte()), cluster(self.byte()));
+        if self.byte().is_multiple_of(2) {
+            image.put32(image::SNAPSHOTS, 1 + u32::from(self.byte() % 3));
+            image.put64(image::SNAPSHOTS_OFFSET, table);
+        } else if image.room() > 64 {
+            let mut extension = [0; 24];
+            extension[3] = self.byte() % 3;
+            extension[15] = self.byte();
+            extension[16..].copy_from_slice(&table.to_be_bytes());
+            image.extend(image::BITMAPS, &extension);
+            image.put64(image::AUTOCLEAR, 1);
+        }
+        let at = table as usize;
+        if at + 64 <= image.bytes.len() && at > 0 {
+            image.put64(at, below);
+            image.put32(at + 8, 1 + u32::from(self.byte() % 3));
+            (at + 12..at + 48).for_each(|at| image.bytes[at] = self.byte() % 3);
         }
     }
 
