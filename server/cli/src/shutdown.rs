@@ -59,16 +59,16 @@ async fn unmount_when_idle(mount: &Arc<Mount>, threads: &Pool) -> io::Result<()>
             // It may wait for the server, which may hang: on a thread that is left behind then.
             let why = match on_thread(mount, threads, Mount::unmount).await {
                 Err(error) => match error.kind() {
-                    io::ErrorKind::ResourceBusy => "it is in use".to_owned(),
+                    io::ErrorKind::ResourceBusy => "is in use".to_owned(),
                     // fusermount3 cannot be started.
-                    io::ErrorKind::WouldBlock => error.to_string(),
+                    io::ErrorKind::WouldBlock => format!("is not unmounted yet: {error}"),
                     _ => return Err(error),
                 },
                 Ok(()) => return Ok(()),
             };
             if !std::mem::replace(&mut said, true) {
                 let (path, limit) = (mount.path().display(), BUSY_LIMIT.as_secs());
-                tracing::info!("{path} is not unmounted yet: {why}; waiting {limit} s");
+                tracing::info!("{path} {why}; waiting {limit} s for it");
             }
             sleep(RETRY).await;
         }
