@@ -41,26 +41,26 @@ impl Passthrough {
 
     /// Runs the system calls of one operation on `inode`: inline while its kind is quick on that
     /// mount, else on the pool.
-    pub(crate) async fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         cx: &Context,
         inode: &Inode,
         call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.run_on(cx, &inode.mount, call).await
+    ) -> impl Future<Output = Result<T>> {
+        self.run_on(cx, &inode.mount, call)
     }
 
     /// As [`Passthrough::run`], for what asks `mount`, which is charged for it. What it asks besides is local.
     ///
     /// # Errors
     /// Of a remote mount also those of [`crate::remote::Remote::run`].
-    pub(crate) async fn run_on<T: Send + 'static>(
+    pub(crate) fn run_on<T: Send + 'static>(
         &self,
         cx: &Context,
         mount: &Arc<Mount>,
         call: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.run_with(cx, mount, Memory::Ours, call).await
+    ) -> impl Future<Output = Result<T>> {
+        self.run_with(cx, mount, Memory::Ours, call)
     }
 
     /// As [`Passthrough::run_on`], for a call that has a reply's memory in its hands.
@@ -121,7 +121,7 @@ impl Passthrough {
                     && self.0.descriptors.closer().has_freed_since(before).await =>
             {
                 let again = move |shared: &Shared| Ok((call(shared), call));
-                let again = self.run_long(cx, inode, again).await?;
+                let again = Box::pin(self.run_long(cx, inode, again)).await?;
                 Ok((again.0.map_err(Errno::from), again.1))
             }
             done => Ok((done.map_err(Errno::from), call)),
@@ -170,6 +170,7 @@ impl Memory {
     }
 }
 
+// What changes names is on the heap: it takes long enough, and the future of every request has room for the largest one.
 impl FileSystem for Passthrough {
     fn init(&self, init: &mut Init) {
         let config = &self.0.config;
@@ -243,39 +244,39 @@ impl FileSystem for Passthrough {
     }
 
     async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
-        create::symlink(self, cx, op).await
+        Box::pin(create::symlink(self, cx, op)).await
     }
 
     async fn mknod(&self, cx: &Context, op: MkNod<'_>) -> Result<Entry> {
-        create::mknod(self, cx, op).await
+        Box::pin(create::mknod(self, cx, op)).await
     }
 
     async fn mkdir(&self, cx: &Context, op: MkDir<'_>) -> Result<Entry> {
-        create::mkdir(self, cx, op).await
+        Box::pin(create::mkdir(self, cx, op)).await
     }
 
     async fn create(&self, cx: &Context, op: Create<'_>) -> Result<Created> {
-        create::create(self, cx, op).await
+        Box::pin(create::create(self, cx, op)).await
     }
 
     async fn tmpfile(&self, cx: &Context, op: TmpFile) -> Result<Created> {
-        create::tmpfile(self, cx, op).await
+        Box::pin(create::tmpfile(self, cx, op)).await
     }
 
     async fn link(&self, cx: &Context, op: Link<'_>) -> Result<Entry> {
-        name::link(self, cx, op).await
+        Box::pin(name::link(self, cx, op)).await
     }
 
     async fn unlink(&self, cx: &Context, op: Unlink<'_>) -> Result<()> {
-        name::unlink(self, cx, op).await
+        Box::pin(name::unlink(self, cx, op)).await
     }
 
     async fn rmdir(&self, cx: &Context, op: RmDir<'_>) -> Result<()> {
-        name::rmdir(self, cx, op).await
+        Box::pin(name::rmdir(self, cx, op)).await
     }
 
     async fn rename(&self, cx: &Context, op: Rename<'_>) -> Result<()> {
-        name::rename(self, cx, op).await
+        Box::pin(name::rename(self, cx, op)).await
     }
 
     async fn open(&self, cx: &Context, op: Open) -> Result<Opened> {

@@ -22,7 +22,8 @@ pub async fn run<T: Send + 'static>(
         return Ok(size_limit::guarded(|| timed(cost, call)));
     }
     let cost = Arc::clone(cost);
-    on_pool(move || timed(&cost, call)).await
+    // On the heap, because most calls are quick: the future of every request has room for this one.
+    Box::pin(on_pool(move || timed(&cost, call))).await
 }
 
 /// Runs `call`, which is known to take long, on the pool; on this thread when there is no other, and none can be had.
