@@ -1,15 +1,12 @@
 //! Decides by what it cost so far whether an operation may run on the worker's own thread.
 
 use std::{
-    os::fd::AsFd,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
-
-use super::HostMount;
 
 /// Above this mean an operation leaves the worker's thread: a wake-up of a pool thread and back
 /// costs about as much.
@@ -214,12 +211,6 @@ impl Away {
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u64 + 1
-}
-
-/// Whether calls on `file` may wait for another machine or process: those that take [`Cost::waits`]. Its filesystem is
-/// not asked.
-pub fn may_wait(file: impl AsFd) -> bool {
-    HostMount::of(file).may_wait()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod sys;
 mod threads;
 
 pub use closer::{Closed, Closer, LONG_TO_FREE, aside, is_no_room};
-pub use cost::{Cost, may_wait};
+pub use cost::Cost;
 pub use data::{WriteAt, preadv2, pwritev2, pwritev2_within, read_part, write_part};
 pub use engine::{Counters, Engine, counters};
 pub use file::{File, SyncKind, fallocate, fsync};
